@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all a newcomer needs; both install first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
+
+.PHONY: install demo test nightly lint
+
+install: $(STAMP)
+
+# torch goes first and alone (its CPU wheel); all pins then resolve in one command, because
+# executorch and litert-torch installed one after the other leave typing-extensions broken.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[tasks,dev]' torch==2.13.0 executorch==1.5.1 litert-torch==0.10.0
+	touch $@
+
+demo: install
+	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
+
+test: install
+	$(PYTEST) --numprocesses 2 -m "not nightly and not timing"
+
+# Tests marked `timing` compare milliseconds, so they run one at a time.
+nightly: install
+	$(PYTEST) --numprocesses 2 -m "not timing"
+	$(PYTEST) -m timing
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edgeprune

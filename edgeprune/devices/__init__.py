@@ -1,0 +1,31 @@
+"""Devices: where lowered files run, are timed and are checked."""
+
+from edgeprune.devices.device import (
+    DRIVERS,
+    Device,
+    OperatorTime,
+    Workload,
+    connect,
+    register_device,
+)
+from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.measurement import (
+    DeviceState,
+    Measurement,
+    read_measurement,
+    write_measurement,
+)
+
+__all__ = [
+    "DRIVERS",
+    "Device",
+    "DeviceState",
+    "LocalDevice",
+    "Measurement",
+    "OperatorTime",
+    "Workload",
+    "connect",
+    "read_measurement",
+    "register_device",
+    "write_measurement",
+]

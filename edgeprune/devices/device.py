@@ -1,0 +1,111 @@
+"""Where files run: one small interface per kind of device, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from edgeprune.devices.measurement import DeviceState, Measurement
+from edgeprune.errors import InputError
+from edgeprune.task import Batch, Predict
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A lowered file to run.
+
+    Attributes:
+        name: how the results call it; unique within a measurement.
+        inputs: one example as the file takes it, batch 1.
+    """
+
+    name: str
+    path: Path
+    inputs: Batch
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """One kind of event in a profile.
+
+    Attributes:
+        op: what was computed, such as ``linear`` or ``layer_norm``.
+        event: the runtime's own word for it.
+        delegate: ``xnnpack`` or ``cpu``.
+        ms: median over runs, summed over calls.
+        calls: how often per run.
+    """
+
+    op: str
+    event: str
+    delegate: str
+    ms: float
+    calls: int
+
+
+class Device(Protocol):
+    """An open connection to a device. Leaving the ``with`` block leaves nothing running."""
+
+    name: str
+
+    def measure(
+        self, workloads: Sequence[Workload], rounds: int = 50, memory: bool = False
+    ) -> dict[str, Measurement]:
+        """Time the workloads in turns (A B A B …), ``rounds`` runs each after warm-up.
+
+        Args:
+            memory: also measure each one's peak memory, in a fresh process each.
+        """
+        ...
+
+    def predictor(self, path: Path) -> AbstractContextManager[Predict]:
+        """Run a file on batches of any size, row by row; loaded once for the ``with`` block."""
+        ...
+
+    def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
+        """Time per operator, slowest first."""
+        ...
+
+    def state(self) -> DeviceState:
+        """The device at this moment."""
+        ...
+
+    def __enter__(self) -> Device: ...
+
+    def __exit__(self, *reason: object) -> None: ...
+
+
+Driver: TypeAlias = Callable[[str, int, int | None], Device]
+DRIVERS: dict[str, Driver] = {}
+
+
+def register_device(kind: str) -> Callable[[Driver], Driver]:
+    """Decorate ``open(address, threads, cpu) -> Device`` to offer ``kind`` or ``kind:address``."""
+
+    def add(driver: Driver) -> Driver:
+        if kind in DRIVERS:
+            raise ValueError(f"device {kind!r} is registered twice: {DRIVERS[kind]}, {driver}")
+        DRIVERS[kind] = driver
+        return driver
+
+    return add
+
+
+def connect(name: str, threads: int = 1, cpu: int | None = None) -> Device:
+    """Open a device; use it in a ``with`` block.
+
+    Args:
+        name: ``local``, or another registered kind with its address (``kind:address``).
+        threads: of the runtime, each pinned to a processor.
+        cpu: the first processor to pin to; None takes the last ones the process may use.
+
+    Raises:
+        InputError: no such kind of device, or more threads than processors.
+    """
+    kind, _, address = name.partition(":")
+    if kind not in DRIVERS:
+        raise InputError(f"got device {name!r}, wanted one of: {', '.join(sorted(DRIVERS))}")
+    return DRIVERS[kind](address, threads, cpu)

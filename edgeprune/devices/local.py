@@ -1,0 +1,203 @@
+"""This machine as a device."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
+from edgeprune.devices.measurement import DeviceState, Measurement
+from edgeprune.devices.process import WorkerProcess
+from edgeprune.devices.state import frequency_mhz, local_state, temperature_c
+from edgeprune.errors import InputError
+from edgeprune.task import Batch, Predict
+
+WARMUP_RUNS = 5
+JOB_LIMIT_S = 1800.0
+MB = 2**20
+
+_CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
+_OPERATORS = (
+    *(("Fully Connected", "linear"), ("Batch Matrix Multiply", "bmm"), ("Convolution", "conv")),
+    *(("Softmax", "softmax"), ("GELU", "gelu"), ("Transpose", "transpose"), ("Copy", "reshape")),
+    *(("Static Reshape", "reshape"), ("Add", "add"), ("Multiply", "mul"), ("Convert", "quantize")),
+    *(("Subtract", "sub"), ("Divide", "div"), ("Slice", "slice"), ("Concatenate", "cat")),
+)
+
+
+class LocalDevice:
+    """This machine, with the runtime in worker processes pinned to ``affinity``."""
+
+    name = "local"
+
+    def __init__(self, threads: int, cpu: int | None) -> None:
+        self.threads = threads
+        self.affinity = _processors(threads, cpu)
+        self._open = ExitStack()
+
+    def __enter__(self) -> LocalDevice:
+        self._folder = Path(self._open.enter_context(_scratch()))
+        self._numbers = count()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._open.close()
+
+    def measure(
+        self, workloads: Sequence[Workload], rounds: int = 50, memory: bool = False
+    ) -> dict[str, Measurement]:
+        """See ``Device.measure``.
+
+        Raises:
+            InputError: a file is missing or the runtime cannot load it.
+        """
+        state = self.state()
+        jobs = [{"name": load.name, **self._described(load)} for load in workloads]
+        with self._worker() as worker:
+            timed = worker.ask(
+                "measure", JOB_LIMIT_S, workloads=jobs, rounds=rounds, warmup=WARMUP_RUNS
+            )
+        state = replace(
+            state,
+            frequency_after_mhz=frequency_mhz(self.affinity[0]),
+            temperature_after_c=temperature_c(),
+        )
+        return {
+            load.name: Measurement(
+                name=load.name,
+                samples_ms=tuple(timed[load.name]["samples_ms"]),
+                first_run_ms=timed[load.name]["first_run_ms"],
+                load_ms=timed[load.name]["load_ms"],
+                peak_memory_mb=self.peak_memory_mb(load) if memory else None,
+                file_size_mb=load.path.stat().st_size / MB,
+                state=state,
+            )
+            for load in workloads
+        }
+
+    def peak_memory_mb(self, workload: Workload) -> float:
+        """Growth of a fresh process's resident set through loading and three runs."""
+        with self._worker() as worker:
+            answer = worker.ask("memory", JOB_LIMIT_S, **self._described(workload))
+        return float(answer["peak_memory_mb"])
+
+    def predictor(self, path: Path) -> AbstractContextManager[Predict]:
+        """See ``Device.predictor``.
+
+        Raises:
+            InputError: the file is missing or the runtime cannot load it.
+        """
+        return self._predictor(_existing(path))
+
+    @contextmanager
+    def _predictor(self, path: Path) -> Iterator[Predict]:
+        with self._worker() as worker:
+            worker.ask("load", JOB_LIMIT_S, name="predict", path=str(path))
+
+            def predict(batch: Batch) -> torch.Tensor | Batch:
+                outputs = self._run(worker, batch)
+                return outputs[0] if len(outputs) == 1 else outputs
+
+            yield predict
+
+    def _run(self, worker: WorkerProcess, batch: Batch) -> Batch:
+        """Through files in memory: one round trip a batch, not one an example."""
+        number = next(self._numbers)
+        paths = [self._folder / f"{number}-in{i}.npy" for i in range(len(batch))]
+        for path, column in zip(paths, batch, strict=True):
+            np.save(path, column.detach().contiguous().numpy())
+        pattern = self._folder / f"{number}-out{{i}}.npy"
+        answer = worker.ask(
+            "run",
+            JOB_LIMIT_S,
+            name="predict",
+            inputs=[str(path) for path in paths],
+            outputs=str(pattern),
+        )
+        results = [Path(str(pattern).format(i=i)) for i in range(answer["count"])]
+        outputs = tuple(torch.from_numpy(np.load(path)) for path in results)
+        for path in (*paths, *results):
+            path.unlink()
+        return outputs
+
+    def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
+        """See ``Device.profile``."""
+        with self._worker() as worker:
+            answer = worker.ask("profile", JOB_LIMIT_S, **self._described(workload), runs=runs)
+        times: list[OperatorTime] = [
+            _operator(event, entry)
+            for event, entry in answer["events"].items()
+            if event not in _CONTAINERS and not event.startswith("Program::")
+        ]
+        return tuple(sorted(times, key=lambda time: -time.ms))
+
+    def state(self) -> DeviceState:
+        """See ``Device.state``."""
+        return local_state(self.affinity, self.threads)
+
+    def _worker(self) -> WorkerProcess:
+        return WorkerProcess(self.affinity, self.threads)
+
+    def _described(self, workload: Workload) -> dict[str, Any]:
+        file = self._folder / f"{next(self._numbers)}.npz"
+        arrays = {f"{i:03d}": value.numpy() for i, value in enumerate(workload.inputs)}
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        return {"path": str(_existing(workload.path)), "inputs": str(file)}
+
+
+@register_device("local")
+def open_local(address: str, threads: int, cpu: int | None) -> Device:
+    """This machine; it takes no address.
+
+    Raises:
+        InputError: an address was given, or more threads than processors.
+    """
+    if address:
+        raise InputError(f"got device 'local:{address}', wanted 'local' without an address")
+    return LocalDevice(threads, cpu)
+
+
+def _processors(threads: int, cpu: int | None) -> tuple[int, ...]:
+    allowed = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(allowed):
+        raise InputError(f"got {threads} threads, wanted 1 to {len(allowed)} on this machine")
+    if cpu is None:
+        # The first processor serves most interrupts.
+        return tuple(allowed[-threads:])
+    if cpu not in allowed or allowed.index(cpu) + threads > len(allowed):
+        raise InputError(f"got {threads} threads from processor {cpu}, this process has {allowed}")
+    return tuple(allowed[allowed.index(cpu) :][:threads])
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="edgeprune-", dir=parent) as folder:
+        yield folder
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Lower the program first.")
+    return path.resolve()
+
+
+def _operator(event: str, entry: dict[str, Any]) -> OperatorTime:
+    native = re.fullmatch(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?", event)
+    if native:
+        op, delegate = native.group(1), "cpu"
+    else:
+        found = (op for prefix, op in _OPERATORS if event.startswith(prefix))
+        op, delegate = next(found, event.split(" (")[0].lower()), "xnnpack"
+    return OperatorTime(op, event, delegate, float(entry["ms"]), int(entry["calls"]))

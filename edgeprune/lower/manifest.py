@@ -1,0 +1,74 @@
+"""``manifest.json``: what a bundle is, for whoever ships it; nothing about who made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgeprune import files
+from edgeprune.lower.artifact import Artifact
+
+PACKAGES = ("edgeprune", "torch", "executorch", "numpy")
+
+
+def manifest(
+    artifact: Artifact,
+    plan_hash: str,
+    profile: str,
+    meta: Mapping[str, str],
+    shipped: Iterable[Path] = (),
+) -> dict[str, Any]:
+    """The manifest's body; the same inputs give the same body.
+
+    Files appear by name only, and of ``meta`` only ``license`` and ``preprocessing`` are taken,
+    so no path, user, time or calibration sample gets in.
+
+    Args:
+        plan_hash: of the plan that the program was cut by.
+        profile: the device profile's name.
+        meta: the program's.
+        shipped: other files of the bundle, listed with their checksums.
+    """
+    names = {artifact.path.name: artifact.sha256}
+    names |= {path.name: files.sha256_of(path) for path in shipped}
+    return {
+        "plan": plan_hash,
+        "profile": Path(profile).name,
+        "runtime": artifact.runtime,
+        "precision": artifact.precision,
+        "inputs": [asdict(spec) for spec in artifact.inputs],
+        "outputs": [asdict(spec) for spec in artifact.outputs],
+        "preprocessing": _reference(meta.get("preprocessing", "not stated")),
+        "license": meta.get("license", "not stated"),
+        "versions": _versions(),
+        "sha256": dict(sorted(names.items())),
+    }
+
+
+def write_manifest(path: str | os.PathLike[str], body: dict[str, Any]) -> Path:
+    """Write ``manifest.json``."""
+    return files.write_json(path, "manifest", body)
+
+
+def _reference(text: str) -> str:
+    """A reference without folders: ``/home/me/tokenizer.json`` becomes ``tokenizer.json``."""
+    words = (
+        Path(word).name if os.sep in word and Path(word).is_absolute() else word
+        for word in text.split(" ")
+    )
+    return " ".join(words)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,175 @@
+"""Canonicalising passes: what torch.export gives -> the one graph form everything else reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgeprune.program.graph import (
+    ATEN,
+    annotate,
+    calls,
+    drop_unread,
+    evaluate,
+    is_call,
+    replace,
+    set_tensor,
+    shape,
+    value,
+)
+from edgeprune.program.masks import make_masks_additive
+
+CHECKS = (
+    ATEN._assert_tensor_metadata,
+    ATEN._assert_scalar,
+    ATEN._assert_async,
+    ATEN.sym_constrain_range_for_size,
+    ATEN.sym_constrain_range,
+)
+
+
+def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """Bring ``module`` to canonical form in place. Running it again changes nothing."""
+    inline_wrappers(module)
+    drop_checks(module)
+    annotate(module, example_inputs)
+    drop_no_ops(module)
+    fold_constants(module)
+    annotate(module, example_inputs)
+    make_masks_additive(module, example_inputs)
+    drop_unread(module)
+    annotate(module, example_inputs)
+
+
+def inline_wrappers(module: fx.GraphModule) -> None:
+    """Splice the bodies of grad-mode wrappers into the graph (they do not matter in eval)."""
+    for node in list(module.graph.nodes):
+        if getattr(node.target, "__name__", "") != "wrap_with_set_grad_enabled":
+            continue
+        _, body, *operands = node.args
+        inner = getattr(module, body.target)
+        copied: dict[fx.Node, Any] = {}
+        places = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        copied.update(zip(places, operands, strict=True))
+        with module.graph.inserting_before(node):
+            results = module.graph.graph_copy(inner.graph, copied)
+        for user in list(node.users):
+            replace(user, results[user.args[1]])
+        module.graph.erase_node(node)
+
+
+def drop_checks(module: fx.GraphModule) -> None:
+    """Erase asserts and guards: shapes are static but for the batch, which may be any."""
+    for node in reversed(module.graph.nodes):
+        guard = node.op == "call_module" and "guard" in str(node.target)
+        if (guard or is_call(node, *CHECKS)) and not node.users:
+            module.graph.erase_node(node)
+
+
+def drop_no_ops(module: fx.GraphModule) -> None:
+    """Erase what changes nothing in eval: dropout, same-dtype casts, copies, same-shape views."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and _is_no_op(node):
+            replace(node, node.args[0])
+
+
+def _is_no_op(node: fx.Node) -> bool:
+    if is_call(node, ATEN.dropout, ATEN.feature_dropout):
+        return not node.args[2]
+    if is_call(node, ATEN.contiguous, ATEN.clone, ATEN.alias, ATEN.detach, ATEN.lift_fresh_copy):
+        return True
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return False
+    before, after = value(source), value(node)
+    if before is None or after is None:
+        return False
+    if is_call(node, ATEN.to, ATEN._to_copy, ATEN.type_as):
+        return before.dtype == after.dtype and before.device == after.device
+    if is_call(node, ATEN.view, ATEN.reshape, ATEN.expand, ATEN.slice, ATEN._unsafe_view):
+        return before.shape == after.shape
+    return False
+
+
+def fold_constants(module: fx.GraphModule) -> None:
+    """Compute once what does not depend on the inputs' values, and keep it as a buffer.
+
+    What depends on the batch size alone (a positional table expanded over the batch) becomes a
+    buffer with batch 1, which broadcasts.
+    """
+    constant: set[fx.Node] = set()
+    batch_only: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            constant.add(node)
+        elif is_call(node, ATEN.sym_size):
+            batch_only.add(node)
+        elif node.op == "call_function" and not _is_random(node):
+            sources = set(node.all_input_nodes)
+            if sources <= constant:
+                constant.add(node)
+            elif sources <= constant | batch_only:
+                batch_only.add(node)
+    for node in list(module.graph.nodes):
+        known = node in constant or node in batch_only
+        leaves = any(user not in constant and user not in batch_only for user in node.users)
+        if known and node.op == "call_function" and leaves and value(node) is not None:
+            folded = _fold(module, node, constant | batch_only)
+            if folded is not None:
+                _put_constant(module, node, folded)
+    module.graph.eliminate_dead_code()
+
+
+def _is_random(node: fx.Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags
+
+
+def _fold(module: fx.GraphModule, node: fx.Node, needed: set[fx.Node]) -> torch.Tensor | None:
+    """The node's value if it is the same for every batch size (with batch 1), else None."""
+    batches = [n for n in needed if is_call(n, ATEN.sym_size)]
+    with torch.no_grad():
+        two, three = (
+            evaluate(module, node, dict.fromkeys(batches, size), needed) for size in (2, 3)
+        )
+    if not isinstance(two, torch.Tensor):
+        return None
+    if two.shape == three.shape:
+        return two.contiguous()
+    varies = [dim for dim in range(two.ndim) if two.shape[dim] != three.shape[dim]]
+    if len(varies) != 1 or two.shape[varies[0]] != 2 or not _broadcasts(node):
+        return None
+    first = two.narrow(varies[0], 0, 1)
+    return first.contiguous() if torch.equal(first.expand_as(two), two) else None
+
+
+def _broadcasts(node: fx.Node) -> bool:
+    """Whether every reader accepts a batch of 1 in place of the full batch."""
+    elementwise = (ATEN.add, ATEN.sub, ATEN.mul, ATEN.div, ATEN.where, ATEN.__and__)
+    for user in node.users:
+        tensors = [n for n in user.all_input_nodes if n is not node]
+        if not is_call(user, *elementwise) or not any(shape(n) == shape(user) for n in tensors):
+            return False
+    return True
+
+
+def _put_constant(module: fx.GraphModule, node: fx.Node, tensor: torch.Tensor) -> None:
+    name = f"constant_{node.name}"
+    set_tensor(module, name, tensor.detach().clone())
+    with module.graph.inserting_before(node):
+        attribute = module.graph.get_attr(name)
+    attribute.meta["val"] = tensor
+    node.replace_all_uses_with(attribute)
+
+
+def static_reshapes(module: fx.GraphModule) -> None:
+    """Write ``reshape`` as ``view`` nowhere and ``flatten`` as ``reshape``: one form to recompute."""
+    for node in calls(module.graph, ATEN.flatten):
+        sizes: list[Any] = list(shape(node))
+        with module.graph.inserting_before(node):
+            batch = module.graph.call_function(ATEN.sym_size.int, (node.args[0], 0))
+            new = module.graph.call_function(ATEN.reshape.default, (node.args[0], [batch, *sizes[1:]]))
+        new.meta = dict(node.meta)
+        replace(node, new)

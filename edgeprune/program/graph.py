@@ -1,0 +1,154 @@
+"""Small tools for reading and editing fx graphs, shared by capture, analysis and surgery."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+ATEN = torch.ops.aten
+
+# A mask entry that softmax turns into 0. Finite, so that a fully masked row attends evenly
+# instead of giving NaN, and so that 0 x mask stays 0 when a selection matrix multiplies it.
+MASKED = -1e9
+
+
+def op_name(node: fx.Node) -> str:
+    """``aten.linear.default`` style name of a call_function node, else its opcode."""
+    if node.op != "call_function":
+        return node.op
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def is_call(node: object, *targets: Any) -> bool:
+    """Whether ``node`` calls one of ``targets`` (overloads or packets)."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return False
+    packet = getattr(node.target, "overloadpacket", None)
+    return node.target in targets or (packet is not None and packet in targets)
+
+
+def get_attribute(module: torch.nn.Module, path: str) -> Any:
+    """The attribute at a dotted path."""
+    return operator.attrgetter(path)(module)
+
+
+def set_tensor(module: torch.nn.Module, path: str, value: torch.Tensor) -> None:
+    """Put a parameter or buffer at a dotted path, making empty modules on the way."""
+    *parents, leaf = path.split(".")
+    owner = module
+    for name in parents:
+        if not hasattr(owner, name):
+            owner.add_module(name, torch.nn.Module())
+        owner = getattr(owner, name)
+    if hasattr(owner, leaf):
+        delattr(owner, leaf)
+    if isinstance(value, torch.nn.Parameter):
+        owner.register_parameter(leaf, value)
+    else:
+        owner.register_buffer(leaf, value)
+
+
+def tensors_read(module: fx.GraphModule) -> dict[str, torch.Tensor]:
+    """Path -> tensor of every weight and buffer that the graph reads, in order of first read."""
+    return {
+        str(node.target): get_attribute(module, str(node.target))
+        for node in module.graph.nodes
+        if node.op == "get_attr"
+    }
+
+
+def drop_unread(module: fx.GraphModule) -> None:
+    """Remove dead nodes, then every weight and buffer that no node reads."""
+    module.graph.eliminate_dead_code()
+    read = tensors_read(module)
+    named = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    named += [name for name, _ in module.named_buffers(remove_duplicate=False)]
+    for name in named:
+        if name not in read:
+            owner_path, _, leaf = name.rpartition(".")
+            delattr(get_attribute(module, owner_path) if owner_path else module, leaf)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def value(node: fx.Node) -> torch.Tensor | None:
+    """The fake tensor recorded for ``node`` by :func:`annotate`, or None for a non-tensor."""
+    found = node.meta.get("val")
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """The node's shape at the example batch."""
+    found = value(node)
+    return () if found is None else tuple(int(size) for size in found.shape)
+
+
+def annotate(module: fx.GraphModule, example_inputs: Iterable[torch.Tensor]) -> None:
+    """Record every node's shape and dtype at the example batch in ``meta['val']``."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, torch.Tensor) and not isinstance(result, FakeTensor):
+                result = mode.from_tensor(result)
+            n.meta["val"] = result
+            return result
+
+    with mode:
+        Recorder(module).run(*(mode.from_tensor(each) for each in example_inputs))
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """Everything that ``node`` is computed from, itself included."""
+    return _reach(node, lambda each: each.all_input_nodes)
+
+
+def descendants(node: fx.Node) -> set[fx.Node]:
+    """Everything computed from ``node``, itself included."""
+    return _reach(node, lambda each: each.users)
+
+
+def _reach(node: fx.Node, step: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    seen = {node}
+    todo = [node]
+    while todo:
+        for other in step(todo.pop()):
+            if other not in seen:
+                seen.add(other)
+                todo.append(other)
+    return seen
+
+
+def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
+    """The graph's calls of ``targets``, in order; safe to edit while reading."""
+    yield from [node for node in graph.nodes if is_call(node, *targets)]
+
+
+def replace(node: fx.Node, new: fx.Node) -> None:
+    """Let every reader of ``node`` read ``new``, then erase ``node``."""
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+def evaluate(
+    module: fx.GraphModule, node: fx.Node, given: dict[fx.Node, Any], needed: set[fx.Node]
+) -> Any:
+    """Run only what ``node`` needs, with the values of some nodes given."""
+    environment = dict(given)
+    for each in module.graph.nodes:
+        if each not in needed or each in environment:
+            continue
+        if each.op == "get_attr":
+            environment[each] = get_attribute(module, str(each.target))
+        elif each.op == "call_function":
+            args, kwargs = fx.map_arg((each.args, each.kwargs), lambda n: environment[n])
+            environment[each] = each.target(*args, **kwargs)
+    return environment[node]

@@ -1,0 +1,163 @@
+"""The Program noun: a canonical graph with its weights that runs, trains, saves and reloads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.files import FORMAT_VERSION, check_version, write_atomic
+from edgeprune.program.graph import get_attribute, op_name, tensors_read
+
+META_FILE = "edgeprune.json"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model.
+
+    Attributes:
+        module: unlifted ATen graph in canonical form; dim 0 of every input is the batch, of any
+            size; eval mode. It trains like any module.
+        example_inputs: one batch of at least 2 examples.
+        input_names, output_names: the model's interface, in order.
+        meta: free text that travels with the weights: ``licence``, ``preprocessing``.
+    """
+
+    module: fx.GraphModule
+    example_inputs: tuple[torch.Tensor, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        """The model's output: a tensor, or a tuple where it has several."""
+        return self.module(*inputs)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Path -> weight or buffer that the graph reads."""
+        return tensors_read(self.module)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable weights."""
+        return sum(
+            tensor.numel()
+            for tensor in self.tensors.values()
+            if isinstance(tensor, torch.nn.Parameter)
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights and buffers."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over the graph's structure and every weight; node names do not matter."""
+        digest = hashlib.sha256()
+        number = {node: index for index, node in enumerate(self.module.graph.nodes)}
+        for node in self.module.graph.nodes:
+            target = node.target if node.op == "get_attr" else op_name(node)
+            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{number[n]}")
+            digest.update(f"{node.op} {target} {arguments}\n".encode())
+        for name, tensor in self.tensors.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def export(self, batch: int) -> torch.export.ExportedProgram:
+        """The graph as an ExportedProgram with a fixed batch, for lowering."""
+        inputs = tuple(_repeat_to(each, batch) for each in self.example_inputs)
+        return torch.export.export(self.module, inputs, strict=False)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a ``.pt2`` that :meth:`load` and plain ``torch.export.load`` both read."""
+        batch = torch.export.Dim("batch", min=1, max=65536)
+        exported = torch.export.export(
+            self.module,
+            self.example_inputs,
+            dynamic_shapes=tuple({0: batch} for _ in self.example_inputs),
+            strict=False,
+        )
+        notes = {
+            "version": FORMAT_VERSION,
+            "input_names": self.input_names,
+            "output_names": self.output_names,
+            "meta": self.meta,
+        }
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as stream:
+                torch.export.save(exported, stream, extra_files={META_FILE: json.dumps(notes)})
+
+        return write_atomic(path, write)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Program:
+        """Read a program that :meth:`save` wrote.
+
+        Raises:
+            InputError: missing, cut short, or no program of ours.
+        """
+        from edgeprune.program.capture import from_exported, load_exported
+
+        exported, notes = load_exported(path)
+        if notes is None:
+            raise InputError(f"{path}: a .pt2, but not written by edgeprune. Capture it first.")
+        check_version(path, notes["version"])
+        return from_exported(
+            exported,
+            input_names=tuple(notes["input_names"]),
+            output_names=tuple(notes["output_names"]),
+            meta=notes["meta"],
+        )
+
+
+def _repeat_to(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    times = -(-batch // tensor.shape[0])
+    return tensor.repeat(times, *[1] * (tensor.ndim - 1))[:batch].clone()
+
+
+def check_outputs_equal(program: Program, reference: Any, tolerance: float) -> None:
+    """Compare the program's outputs on its example inputs with ``reference``.
+
+    Raises:
+        EdgepruneError: they differ by more than ``tolerance`` (relative to the largest value).
+    """
+    with torch.no_grad():
+        ours = program(*program.example_inputs)
+    pairs = zip(as_tuple(ours), as_tuple(reference), strict=True)
+    for name, (got, wanted) in zip(program.output_names, pairs, strict=True):
+        scale = max(1.0, float(wanted.abs().max()))
+        error = float((got - wanted).abs().max()) / scale
+        if not error <= tolerance:
+            raise EdgepruneError(
+                f"capture: output '{name}' moved by {error:.2g}, wanted at most {tolerance:.0e}. "
+                "The model is not the same after capture; please report it with the model's code."
+            )
+
+
+def as_tuple(outputs: Any) -> tuple[torch.Tensor, ...]:
+    """Model outputs as a tuple."""
+    return outputs if isinstance(outputs, tuple) else tuple(
+        outputs if isinstance(outputs, list) else (outputs,)
+    )
+
+
+def parameter_names(module: fx.GraphModule) -> list[str]:
+    """Paths of the trainable tensors that the graph reads."""
+    return [
+        name
+        for name in tensors_read(module)
+        if isinstance(get_attribute(module, name), torch.nn.Parameter)
+    ]

@@ -1,0 +1,231 @@
+"""The local device runs, times and weighs lowered files, and survives bad ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeprune.devices import LocalDevice, Workload, connect, read_measurement, write_measurement
+from edgeprune.devices.process import WorkerProcess
+from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.lower import lower_graph
+
+WIDTH = 256
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()).eval()
+
+
+@pytest.fixture(scope="module")
+def workload(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    path = tmp_path_factory.mktemp("lowered") / "model.pte"
+    inputs = (torch.randn(1, WIDTH),)
+    path.write_bytes(lower_graph(model, inputs).data)
+    return Workload("model", path, inputs)
+
+
+def workers() -> list[int]:
+    """Our worker processes."""
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if "edgeprune.devices.worker" in child.cmdline()]
+
+
+def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Workload) -> None:
+    batch = torch.randn(33, WIDTH)
+    with connect("local") as device, device.predictor(workload.path) as predict:
+        for rows in (batch, batch[:1], batch[5:]):
+            got = predict((rows,))
+            assert isinstance(got, Tensor)
+            torch.testing.assert_close(got, model(rows), atol=1e-5, rtol=1e-5)
+    assert workers() == []
+
+
+def test_predictions_cost_little_more_than_the_runs_themselves(workload: Workload) -> None:
+    batch = (torch.randn(1000, WIDTH),)
+    with connect("local") as device:
+        run_ms = device.measure([workload], rounds=50)["model"].p50_ms
+        with device.predictor(workload.path) as predict:
+            predict(batch)
+            seconds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                predict(batch)
+                seconds.append(time.perf_counter() - started)
+    row_ms = min(seconds) * 1e3 / len(batch[0])
+    assert row_ms - run_ms < 0.2
+
+
+def test_a_model_with_two_outputs_predicts_both(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return x + y, x * y
+
+    path, x, y = tmp_path / "two.pte", torch.randn(3, 4), torch.randn(3, 4)
+    path.write_bytes(lower_graph(Two(), (x[:1], y[:1])).data)
+    with connect("local") as device, device.predictor(path) as predict:
+        added, multiplied = predict((x, y))
+    torch.testing.assert_close(added, x + y)
+    torch.testing.assert_close(multiplied, x * y)
+
+
+def test_measurements_carry_samples_memory_size_and_state(workload: Workload) -> None:
+    twin = Workload("twin", workload.path, workload.inputs)
+    with connect("local", threads=1) as device:
+        found = device.measure([workload, twin], rounds=12, memory=True)
+    measured = found["model"]
+    assert set(found) == {"model", "twin"}
+    assert len(measured.samples_ms) == 12
+    assert 0 < measured.min_ms <= measured.p50_ms <= measured.p90_ms
+    assert measured.min_ms <= measured.trimmed_mean_ms <= max(measured.samples_ms)
+    assert measured.first_run_ms > 0
+    assert measured.load_ms > 0
+    assert measured.peak_memory_mb is not None
+    assert 0.2 < measured.peak_memory_mb < 60
+    assert measured.file_size_mb == pytest.approx(workload.path.stat().st_size / 2**20)
+    assert len(measured.state.affinity) == measured.state.threads == 1
+    assert measured.state.cpu_model
+    assert measured.state.versions["executorch"]
+
+
+def test_measurement_json_reads_back_as_it_was(workload: Workload, tmp_path: Path) -> None:
+    with connect("local") as device:
+        measured = device.measure([workload], rounds=10)["model"]
+    path = write_measurement(tmp_path / "measurement.json", measured)
+    assert read_measurement(path) == measured
+    path.write_text(path.read_text().replace('"first_run_ms"', '"other"'))
+    with pytest.raises(InputError, match="not a measurement"):
+        read_measurement(path)
+
+
+def test_trimming_leaves_out_a_tenth_on_either_side(workload: Workload) -> None:
+    with connect("local") as device:
+        measured = device.measure([workload], rounds=10)["model"]
+    spiked = replace(measured, samples_ms=(1000.0, *[2.0] * 8, 0.001))
+    assert spiked.trimmed_mean_ms == pytest.approx(2.0)
+
+
+def test_the_worker_is_pinned_before_the_runtime_starts() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with connect("local", cpu=cpu) as device:
+        assert isinstance(device, LocalDevice)
+        with WorkerProcess(device.affinity, 1) as worker:
+            threads = psutil.Process(worker._process.pid).threads()
+            assert all(os.sched_getaffinity(thread.id) == {cpu} for thread in threads)
+
+
+def test_a_profile_names_operators_and_who_ran_them(workload: Workload) -> None:
+    with connect("local") as device:
+        rows = device.profile(workload, runs=3)
+    ran = {(row.op, row.delegate) for row in rows}
+    assert {("linear", "xnnpack"), ("layer_norm", "cpu"), ("gelu", "xnnpack")} <= ran
+    assert [row.ms for row in rows] == sorted((row.ms for row in rows), reverse=True)
+    assert all(row.calls == 1 for row in rows if row.op in ("linear", "layer_norm", "gelu"))
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, -1])
+def test_a_file_cut_short_is_refused(workload: Workload, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "cut.pte"
+    path.write_bytes(workload.path.read_bytes()[:size])
+    with connect("local") as device, pytest.raises(InputError, match="could not load it"):
+        device.measure([Workload("cut", path, workload.inputs)])
+    assert workers() == []
+
+
+def test_a_file_that_kills_the_runtime_kills_only_the_worker(
+    workload: Workload, tmp_path: Path
+) -> None:
+    data = np.frombuffer(workload.path.read_bytes(), np.uint8).copy()
+    data[64 : len(data) // 2] = 0xFF
+    path = tmp_path / "broken.pte"
+    path.write_bytes(data.tobytes())
+    with connect("local") as device, pytest.raises(InputError, match="could not load it"):
+        device.measure([Workload("broken", path, workload.inputs)])
+
+
+def test_a_missing_file_is_named(workload: Workload, tmp_path: Path) -> None:
+    with connect("local") as device, pytest.raises(InputError, match=r"gone\.pte: no such file"):
+        device.measure([Workload("gone", tmp_path / "gone.pte", workload.inputs)])
+
+
+def test_wrong_inputs_fail_with_the_runtimes_reason(workload: Workload) -> None:
+    wrong = Workload("wrong", workload.path, (torch.randn(1, WIDTH + 1),))
+    with (
+        connect("local") as device,
+        pytest.raises(EdgepruneError, match="measure failed") as caught,
+    ):
+        device.measure([wrong])
+    assert caught.value.detail
+
+
+def test_a_job_that_takes_too_long_is_stopped(workload: Workload, tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs.npz"
+    np.savez(inputs, *(value.numpy() for value in workload.inputs))
+    job = [{"name": "long", "path": str(workload.path), "inputs": str(inputs)}]
+    with WorkerProcess((min(os.sched_getaffinity(0)),), 1) as worker:
+        with pytest.raises(EdgepruneError, match="did not finish within 1 s"):
+            worker.ask("measure", 1.0, workloads=job, rounds=10**9, warmup=1)
+        assert not psutil.pid_exists(worker._process.pid)
+
+
+def test_ctrl_c_leaves_no_worker_behind(workload: Workload) -> None:
+    script = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from edgeprune.devices import Workload, connect\n"
+        f"load = Workload('x', Path({str(workload.path)!r}), (torch.randn(1, {WIDTH}),))\n"
+        "with connect('local') as device, device.predictor(load.path) as predict:\n"
+        "    print('running', flush=True)\n"
+        "    device.measure([load], rounds=10**9)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"running\n"
+        children = _await_children(parent.pid, 2)
+        parent.send_signal(signal.SIGINT)
+        parent.wait(20)
+        gone, alive = psutil.wait_procs(children, timeout=10)
+        assert (len(gone), alive) == (2, [])
+    finally:
+        parent.kill()
+
+
+def _await_children(pid: int, count: int) -> list[psutil.Process]:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        children = psutil.Process(pid).children()
+        if len(children) == count:
+            return children
+        time.sleep(0.05)
+    raise AssertionError(f"wanted {count} workers")
+
+
+def test_an_unknown_device_lists_what_exists() -> None:
+    with pytest.raises(InputError, match=r"got device 'phone:x', wanted one of: .*local"):
+        connect("phone:x")
+    with pytest.raises(InputError, match="without an address"):
+        connect("local:here")
+
+
+def test_more_threads_than_processors_are_refused() -> None:
+    with pytest.raises(InputError, match="threads, wanted 1 to"):
+        connect("local", threads=4096)
