@@ -26,6 +26,12 @@ Batch: TypeAlias = tuple[Tensor, ...]
 Predict: TypeAlias = Callable[[Batch], Tensor | Batch]
 """A model in any form (eager, lowered, on a device): one batch of inputs to its output(s)."""
 
+Score: TypeAlias = float | np.ndarray
+"""Higher is better: one number, or one per example in a fixed order, whose mean it is.
+
+Two models' numbers per example give a paired interval of their difference in the report.
+"""
+
 BUILT_IN = {
     "digits-vit": "edgeprune.tasks.digits_vit:DigitsVit",
     "minilm-20news": "edgeprune.tasks.minilm_20news:MinilmNews",
@@ -77,30 +83,48 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, predict: Predict) -> float:
-        """The score on the test split, 0 to 1, higher is better. Read once, at the end.
+    def evaluate(self, predict: Predict) -> Score:
+        """The score on the whole test split, 0 to 1. Read once, at the end.
 
         ``predict`` takes batches of any size, on the CPU.
         """
 
-    def validate(self, predict: Predict) -> float | None:
+    def validate(self, predict: Predict) -> Score | None:
         """The score on a validation split: candidate plans are chosen by it.
 
         None (the default): they are chosen by how little they move the outputs.
         """
         return None
 
-    def correct(self, predict: Predict) -> np.ndarray | None:
-        """Per test example whether it is right: ``bool[examples]``, in a fixed order.
-
-        Two models' answers give a paired interval of their difference. None (the default): the
-        score has no such form, and the report shows no interval.
-        """
-        return None
-
     def train_batches(self) -> Iterator[Batch] | None:
         """Endless seeded batches without labels to distil on; None (the default): no distilling."""
         return None
+
+
+class Recorded:
+    """A ``predict`` that keeps what its model answered.
+
+    One pass of ``evaluate`` then gives the score and what ``cosines`` compares as well.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self._answers: list[Tensor] = []
+
+    def __call__(self, inputs: Batch) -> Batch:
+        outputs = output_tuple(self._predict(inputs))
+        self._answers.append(outputs[0])
+        return outputs
+
+    @property
+    def answers(self) -> Tensor:
+        """The first output for all examples so far, ``[examples, ...]``."""
+        return torch.cat(self._answers)
+
+
+def cosines(answers: Tensor, wanted: Tensor) -> Tensor:
+    """Each example's cosine between two models' answers ``[examples, ...]``: ``[examples]``."""
+    return nn.functional.cosine_similarity(answers.flatten(1), wanted.flatten(1))
 
 
 def one_by_one(predict: Predict) -> Predict:
@@ -112,6 +136,17 @@ def one_by_one(predict: Predict) -> Predict:
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
 
     return predict_batch
+
+
+def predict_all(predict: Predict, inputs: Batch, size: int = 32) -> Tensor:
+    """The first output for all ``inputs`` ``[examples, ...]``, computed in batches of ``size``."""
+    with torch.inference_mode():
+        return torch.cat([output_tuple(predict(batch))[0] for batch in batches(inputs, size)])
+
+
+def batches(tensors: Batch, size: int) -> Iterator[Batch]:
+    """Tensors ``[examples, ...]`` in batches of ``size`` examples, the last one maybe shorter."""
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def output_tuple(outputs: Tensor | Sequence[Tensor]) -> Batch:
@@ -149,75 +184,61 @@ def load_task(spec: str) -> Task:
 
 
 def check_task(task: Task) -> None:
-    """Check that the calibration batches fit the example inputs and are finite.
+    """Check that example inputs and calibration batches are of one shape and finite.
 
     Raises:
         InputError: names the first batch and input that do not fit, got and wanted.
     """
     examples = task.example_inputs()
-    if not examples or not all(isinstance(tensor, Tensor) for tensor in examples):
-        raise InputError(f"task {task.name}: example_inputs() must be a tuple of tensors")
     names = task.input_names or tuple(f"input {i}" for i in range(len(examples)))
     if len(names) != len(examples):
         raise InputError(
             f"task {task.name}: {len(names)} input_names for {len(examples)} example inputs"
         )
     where = f"task {task.name}: example_inputs()"
-    if any(tensor.dim() == 0 or len(tensor) < 2 for tensor in examples):
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in examples)
-        raise InputError(f"{where}: got {shapes}, wanted a first dimension of at least 2 examples")
-    _check_batch(examples, examples, names, where)
+    check_batch(examples, examples, names, where)
+    if len(examples[0]) < 2:
+        raise InputError(f"{where}: got a batch of 1, wanted at least 2 examples")
     count = 0
     for count, batch in enumerate(task.calibration(), start=1):
-        _check_batch(batch, examples, names, f"task {task.name}: calibration batch {count}")
+        check_batch(batch, examples, names, f"task {task.name}: calibration batch {count}")
     if not count:
         raise InputError(f"task {task.name}: calibration() gives no batch, wanted at least one")
 
 
-def batches(arrays: Batch, size: int) -> Iterator[Batch]:
-    """Arrays ``[examples, ...]`` as batches of ``size`` examples, the last one maybe shorter."""
-    for start in range(0, len(arrays[0]), size):
-        yield tuple(array[start : start + size] for array in arrays)
-
-
-def check_tensor(
-    tensor: Tensor, dtype: torch.dtype, tail: Sequence[int | None], where: str
-) -> None:
-    """Check one input tensor ``[examples, ...]`` of a user's.
+def check_batch(batch: object, examples: Batch, names: Sequence[str], where: str) -> None:
+    """Check that ``batch`` is like ``examples`` in all but its number of examples, and finite.
 
     Args:
-        tensor: what came.
-        dtype: the wanted type.
-        tail: the wanted sizes beyond the first dimension, None where any size will do.
-        where: which tensor this is, for the message.
+        batch: what the user gave.
+        examples: the inputs as the model takes them.
+        names: what the inputs are called, for the message.
+        where: which batch this is, for the message.
 
     Raises:
-        InputError: another shape or type, or a number in it is not finite.
+        InputError: names the input that does not fit, got and wanted.
     """
-    sizes = tensor.shape[1:]
-    fits = tensor.dim() == 1 + len(tail) and all(
-        want is None or want == size for size, want in zip(sizes, tail, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(["examples", *("any" if size is None else str(size) for size in tail)])
+    if not isinstance(batch, (tuple, list)) or not len(batch) == len(examples) > 0:
+        got = f"{len(batch)} inputs" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise InputError(f"{where}: got {got}, wanted a tuple of {len(examples) or 'the'} tensors")
+    for tensor, example, name in zip(batch, examples, names, strict=True):
+        _check_tensor(tensor, example, f"{where}, {name}")
+    if len({len(tensor) for tensor in batch}) != 1:
+        sizes = ", ".join(str(len(tensor)) for tensor in batch)
+        raise InputError(f"{where}: inputs differ in their number of examples ({sizes})")
+
+
+def _check_tensor(tensor: object, example: Tensor, where: str) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dim() == 0:
+        raise InputError(f"{where}: got {type(tensor).__name__}, wanted a tensor [examples, ...]")
+    if tensor.shape[1:] != example.shape[1:]:
+        wanted = ", ".join(["examples", *map(str, example.shape[1:])])
         raise InputError(f"{where}: got shape {list(tensor.shape)}, wanted [{wanted}]")
-    if tensor.dtype != dtype:
-        got, wanted = dtype_name(tensor.dtype), dtype_name(dtype)
-        raise InputError(f"{where}: got {got}, wanted {wanted}. Convert it: .astype({wanted!r})")
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+    if tensor.dtype != example.dtype:
+        raise InputError(f"{where}: got {tensor.dtype}, wanted {example.dtype}. Convert it first.")
+    if not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0])
         raise InputError(f"{where}: NaN or infinity in example {bad}, wanted finite numbers")
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The type as numpy calls it: ``float32``."""
-    return str(dtype).removeprefix("torch.")
-
-
-def one_line(error: BaseException) -> str:
-    """The error's type and the first line of what it says."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _task_class(path: Path, class_name: str | None) -> type[Task]:
@@ -265,7 +286,7 @@ def _import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(
-            f"{path}: running the file raised {one_line(error)}{_line_in(error, path)}",
+            f"{path}: running the file raised {_one_line(error)}{_line_in(error, path)}",
             traceback.format_exc(),
         ) from error
     return module
@@ -282,7 +303,8 @@ def _construct(task_class: type[Task], spec: str, path: Path) -> Task:
         raise
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"task {spec}: {task_class.__name__}() raised {one_line(error)}{_line_in(error, path)}",
+            f"task {spec}: {task_class.__name__}() raised "
+            f"{_one_line(error)}{_line_in(error, path)}",
             traceback.format_exc(),
         ) from error
 
@@ -294,14 +316,7 @@ def _line_in(error: BaseException, path: Path) -> str:
     return f" (line {lines[-1]})" if lines else ""
 
 
-def _check_batch(batch: object, examples: Batch, names: Sequence[str], where: str) -> None:
-    if not isinstance(batch, (tuple, list)) or len(batch) != len(examples):
-        got = f"{len(batch)} inputs" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise InputError(f"{where}: got {got}, wanted a tuple of {len(examples)} tensors")
-    for tensor, example, name in zip(batch, examples, names, strict=True):
-        if not isinstance(tensor, Tensor):
-            raise InputError(f"{where}, {name}: got {type(tensor).__name__}, wanted a tensor")
-        check_tensor(tensor, example.dtype, list(example.shape[1:]), f"{where}, {name}")
-    if len({len(tensor) for tensor in batch}) != 1:
-        sizes = ", ".join(str(len(tensor)) for tensor in batch)
-        raise InputError(f"{where}: inputs differ in their number of examples ({sizes})")
+def _one_line(error: BaseException) -> str:
+    """The error's type and the first line of what it says."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -10,9 +10,9 @@ from torch import fx
 from edgeprune.program.graph import (
     ATEN,
     annotate,
-    calls,
     drop_unread,
     evaluate,
+    get_attribute,
     is_call,
     replace,
     set_tensor,
@@ -29,6 +29,8 @@ CHECKS = (
     ATEN.sym_constrain_range,
 )
 
+CONSTANT = "constant_"
+
 
 def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
     """Bring ``module`` to canonical form in place. Running it again changes nothing."""
@@ -39,6 +41,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     fold_constants(module)
     annotate(module, example_inputs)
     make_masks_additive(module, example_inputs)
+    share_constants(module)
     drop_unread(module)
     annotate(module, example_inputs)
 
@@ -118,7 +121,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         if known and node.op == "call_function" and leaves and value(node) is not None:
             folded = _fold(module, node, constant | batch_only)
             if folded is not None:
-                _put_constant(module, node, folded)
+                constant.add(_put_constant(module, node, folded))
     module.graph.eliminate_dead_code()
 
 
@@ -155,21 +158,21 @@ def _broadcasts(node: fx.Node) -> bool:
     return True
 
 
-def _put_constant(module: fx.GraphModule, node: fx.Node, tensor: torch.Tensor) -> None:
-    name = f"constant_{node.name}"
+def _put_constant(module: fx.GraphModule, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
+    name = f"{CONSTANT}{node.name}"
     set_tensor(module, name, tensor.detach().clone())
     with module.graph.inserting_before(node):
         attribute = module.graph.get_attr(name)
     attribute.meta["val"] = tensor
     node.replace_all_uses_with(attribute)
+    return attribute
 
 
-def static_reshapes(module: fx.GraphModule) -> None:
-    """Write ``reshape`` as ``view`` nowhere and ``flatten`` as ``reshape``: one form to recompute."""
-    for node in calls(module.graph, ATEN.flatten):
-        sizes: list[Any] = list(shape(node))
-        with module.graph.inserting_before(node):
-            batch = module.graph.call_function(ATEN.sym_size.int, (node.args[0], 0))
-            new = module.graph.call_function(ATEN.reshape.default, (node.args[0], [batch, *sizes[1:]]))
-        new.meta = dict(node.meta)
-        replace(node, new)
+def share_constants(module: fx.GraphModule) -> None:
+    """Let equal folded constants (one rotary table per layer) be one buffer."""
+    first: dict[tuple[object, ...], str] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and str(node.target).startswith(CONSTANT):
+            tensor = get_attribute(module, node.target)
+            content = (tensor.dtype, tuple(tensor.shape), tensor.numpy().tobytes())
+            node.target = first.setdefault(content, node.target)

@@ -22,9 +22,7 @@ from edgeprune.program.graph import (
 PROBES = 8
 
 
-def make_masks_additive(
-    module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
-) -> None:
+def make_masks_additive(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
     """Give every ``scaled_dot_product_attention`` one additive mask [batch|1, 1, 1|q, k] or none.
 
     A boolean mask is a function of the inputs. It is probed: if it equals (a fixed pattern) and
@@ -35,13 +33,14 @@ def make_masks_additive(
     for node in calls(module.graph, ATEN.scaled_dot_product_attention):
         mask = _argument(node, "attn_mask", 3)
         causal = bool(_argument(node, "is_causal", 5) or False)
-        boolean = mask is not None and value(mask).dtype == torch.bool
+        boolean = mask is not None and _dtype(mask) == torch.bool
         if not (boolean or causal):
             continue
         key = (mask, causal)
         if key not in made:
+            dtype = _dtype(node)
             with module.graph.inserting_before(node):
-                made[key] = _causal(module, node) if causal else _additive(module, mask)
+                made[key] = _causal(module, node) if causal else _additive(module, mask, dtype)
             annotate(module, example_inputs)
         _set_mask(node, made[key])
 
@@ -60,9 +59,9 @@ def _set_mask(node: fx.Node, mask: fx.Node | None) -> None:
     node.kwargs = kwargs
 
 
-def _constant(module: fx.GraphModule, name: str, keep: torch.Tensor) -> fx.Node:
+def _constant(module: fx.GraphModule, name: str, keep: torch.Tensor, dtype: torch.dtype) -> fx.Node:
     """A fixed additive mask: 0 where ``keep``, MASKED elsewhere."""
-    tensor = torch.zeros(keep.shape).masked_fill(~keep, MASKED)
+    tensor = torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, MASKED)
     set_tensor(module, name, tensor)
     node = module.graph.get_attr(name)
     node.meta["val"] = tensor
@@ -72,23 +71,23 @@ def _constant(module: fx.GraphModule, name: str, keep: torch.Tensor) -> fx.Node:
 def _causal(module: fx.GraphModule, node: fx.Node) -> fx.Node:
     queries, keys = shape(node.args[0])[-2], shape(node.args[1])[-2]
     keep = torch.ones(queries, keys, dtype=torch.bool).tril()[None, None]
-    return _constant(module, f"mask_causal_{queries}_{keys}", keep)
+    return _constant(module, f"mask_causal_{queries}_{keys}", keep, _dtype(node))
 
 
-def _additive(module: fx.GraphModule, mask: fx.Node) -> fx.Node | None:
+def _additive(module: fx.GraphModule, mask: fx.Node, dtype: torch.dtype) -> fx.Node | None:
     """The additive form of a boolean mask; None when it never masks anything."""
     graph = module.graph
     found = probe(module, mask)
     if found is None:
-        number = graph.call_function(ATEN.to.dtype, (mask, torch.float32))
+        number = graph.call_function(ATEN.to.dtype, (mask, dtype))
         minus = graph.call_function(ATEN.sub.Tensor, (number, 1.0))
         return graph.call_function(ATEN.mul.Tensor, (minus, -MASKED))
     source, fixed = found
-    table = None if bool(fixed.all()) else _constant(module, f"mask_{mask.name}", fixed)
+    table = None if bool(fixed.all()) else _constant(module, f"mask_{mask.name}", fixed, dtype)
     if source is None:
         return table
     real = graph.call_function(ATEN.ne.Scalar, (source, 0))
-    number = graph.call_function(ATEN.to.dtype, (real, torch.float32))
+    number = graph.call_function(ATEN.to.dtype, (real, dtype))
     minus = graph.call_function(ATEN.sub.Tensor, (number, 1.0))
     scaled = graph.call_function(ATEN.mul.Tensor, (minus, -MASKED))
     rows = graph.call_function(ATEN.unsqueeze.default, (scaled, 1))
@@ -98,9 +97,7 @@ def _additive(module: fx.GraphModule, mask: fx.Node) -> fx.Node | None:
     return graph.call_function(ATEN.minimum.default, (padding, table))
 
 
-def probe(
-    module: fx.GraphModule, mask: fx.Node
-) -> tuple[fx.Node | None, torch.Tensor] | None:
+def probe(module: fx.GraphModule, mask: fx.Node) -> tuple[fx.Node | None, torch.Tensor] | None:
     """What a boolean mask [batch|1, heads|1, q, k] computes, found by running it.
 
     Returns:
@@ -138,6 +135,12 @@ def probe(
     return source, fixed.expand(1, 1, *fixed.shape[2:]).clone() if batch else fixed
 
 
+def _dtype(node: fx.Node) -> torch.dtype:
+    found = value(node)
+    assert found is not None
+    return found.dtype
+
+
 def _real(node: fx.Node) -> torch.Tensor:
     """An ordinary zero tensor with the node's shape and dtype."""
     found = value(node)
@@ -147,6 +150,4 @@ def _real(node: fx.Node) -> torch.Tensor:
 
 def _feeds_values(node: fx.Node, needed: set[fx.Node]) -> bool:
     """Whether a mask reads the input's values, not only its batch size."""
-    return any(
-        user in needed and user.target is not ATEN.sym_size.int for user in node.users
-    )
+    return any(user in needed and user.target is not ATEN.sym_size.int for user in node.users)

@@ -15,7 +15,7 @@ from torch import fx
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import FORMAT_VERSION, check_version, write_atomic
-from edgeprune.program.graph import get_attribute, op_name, tensors_read
+from edgeprune.program.graph import get_attribute, is_call, op_name, tensors_read
 
 META_FILE = "edgeprune.json"
 
@@ -63,17 +63,15 @@ class Program:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash over the graph's structure and every weight; node names do not matter."""
-        digest = hashlib.sha256()
-        number = {node: index for index, node in enumerate(self.module.graph.nodes)}
+        """A hash over the computation and every weight; node names and order do not matter."""
+        hashes: dict[fx.Node, str] = {}
+        inputs = (node for node in self.module.graph.nodes if node.op == "placeholder")
+        hashes.update((node, f"input {index}") for index, node in enumerate(inputs))
+        result = ""
         for node in self.module.graph.nodes:
-            target = node.target if node.op == "get_attr" else op_name(node)
-            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{number[n]}")
-            digest.update(f"{node.op} {target} {arguments}\n".encode())
-        for name, tensor in self.tensors.items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+            if node not in hashes:
+                result = hashes[node] = _node_hash(self.module, node, hashes)
+        return result[:32]
 
     def export(self, batch: int) -> torch.export.ExportedProgram:
         """The graph as an ExportedProgram with a fixed batch, for lowering."""
@@ -123,6 +121,28 @@ class Program:
         )
 
 
+def _node_hash(module: fx.GraphModule, node: fx.Node, hashes: dict[fx.Node, str]) -> str:
+    digest = hashlib.sha256(f"{node.op} {op_name(node)} ".encode())
+    if node.op == "get_attr":
+        tensor = get_attribute(module, str(node.target)).detach()
+        digest.update(f"{node.target} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    elif is_call(node, torch.ops.aten.sym_size):
+        digest.update(b"batch")  # whichever input it was read from
+    else:
+        digest.update(str(fx.map_arg(_all_arguments(node), lambda n: hashes[n])).encode())
+    return digest.hexdigest()
+
+
+def _all_arguments(node: fx.Node) -> Any:
+    """The node's arguments by name, defaults filled in: two spellings of one call are one."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return (node.args, dict(node.kwargs))
+    schema = node.target._schema.arguments
+    given = {each.name: arg for each, arg in zip(schema, node.args, strict=False)}
+    return {each.name: each.default_value for each in schema} | given | dict(node.kwargs)
+
+
 def _repeat_to(tensor: torch.Tensor, batch: int) -> torch.Tensor:
     times = -(-batch // tensor.shape[0])
     return tensor.repeat(times, *[1] * (tensor.ndim - 1))[:batch].clone()
@@ -149,8 +169,10 @@ def check_outputs_equal(program: Program, reference: Any, tolerance: float) -> N
 
 def as_tuple(outputs: Any) -> tuple[torch.Tensor, ...]:
     """Model outputs as a tuple."""
-    return outputs if isinstance(outputs, tuple) else tuple(
-        outputs if isinstance(outputs, list) else (outputs,)
+    return (
+        outputs
+        if isinstance(outputs, tuple)
+        else tuple(outputs if isinstance(outputs, list) else (outputs,))
     )
 
 

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from edgeprune.errors import InputError
-from edgeprune.task import (
-    Batch,
-    Predict,
-    Task,
-    batches,
-    check_tensor,
-    dtype_name,
-    one_line,
-    output_tuple,
-)
+from edgeprune.program.capture import from_exported, load_exported
+from edgeprune.program.program import Program
+from edgeprune.task import Batch, Predict, Score, Task, batches, check_batch, cosines, predict_all
 
-_Wanted: TypeAlias = dict[str, tuple[torch.dtype, list[int | None]]]
-"""Per input of a saved model: its dtype and its sizes beyond the batch dimension."""
+FEWEST_EXAMPLES = 10
+"""A fifth of fewer would be one example to score on."""
 
 
 class ModelFileTask(Task):
     """A saved model and an array file, without any Python of the user's.
 
-    A fifth of the examples (chosen by a fixed seed) is held out; the score is the mean cosine of
-    the outputs there to the original model's outputs, 0 where they point apart.
+    Two fifths of the examples, chosen by a fixed seed, are held out, half of them for validation
+    and half for the test; the score is the mean cosine of the outputs there to the original
+    model's outputs (the first output, if it has several).
 
     Args:
         model_path: a ``.pt2`` of ``torch.export.save``, its first dimension dynamic.
-        calibration_path: a ``.npz`` with one array per input, ``[examples, ...]``, named like the
-            inputs or ``arr_0``, ``arr_1``, … in their order.
+        calibration_path: a ``.npz`` with one array per input, ``[examples, ...]``, under the
+            input's name.
 
     Raises:
         InputError: a file cannot be read or does not fit the other.
@@ -49,139 +39,87 @@ class ModelFileTask(Task):
     score_name = "cosine to the original"
 
     def __init__(self, model_path: str | Path, calibration_path: str | Path) -> None:
-        source = Path(model_path)
-        self.name = source.stem
-        self._model, wanted, self._batch = _read_model(source)
-        self.input_names = tuple(wanted)
-        arrays = _read_arrays(Path(calibration_path), wanted)
+        self.name = Path(model_path).stem
+        self._program = _read_model(Path(model_path))
+        self.input_names = self._program.input_names
+        self.output_names = self._program.output_names
+        arrays = _read_arrays(Path(calibration_path), self._program)
         order = torch.randperm(len(arrays[0]), generator=torch.Generator().manual_seed(0))
-        held = max(1, len(order) // 5)
-        self._held_out = tuple(array[order[:held]] for array in arrays)
-        self._calibration = tuple(array[order[held:]] for array in arrays)
+        held = len(order) // 5
+        self._test = tuple(array[order[:held]] for array in arrays)
+        self._validation = tuple(array[order[held : 2 * held]] for array in arrays)
+        self._calibration = tuple(array[order[2 * held :]] for array in arrays)
 
     def model(self) -> nn.Module:
-        return self._model
+        return self._program.module
 
     def example_inputs(self) -> Batch:
         return tuple(array[:2] for array in self._calibration)
 
     def calibration(self) -> Iterable[Batch]:
-        return batches(self._calibration, self._batch)
+        return batches(self._calibration, 16)
 
-    def evaluate(self, predict: Predict) -> float:
-        got = self._outputs(predict)
-        cosines = [
-            nn.functional.cosine_similarity(ours.flatten(1).double(), wanted.flatten(1).double())
-            for ours, wanted in zip(got, self._original, strict=True)
-        ]
-        return max(0.0, float(torch.stack(cosines).mean()))
+    def evaluate(self, predict: Predict) -> Score:
+        return self._score(predict, self._test, self._test_answers)
+
+    def validate(self, predict: Predict) -> Score:
+        return self._score(predict, self._validation, self._validation_answers)
+
+    def _score(self, predict: Predict, inputs: Batch, wanted: Tensor) -> np.ndarray:
+        # A cosine below 0 is as useless as 0, and a score starts there.
+        return cosines(predict_all(predict, inputs), wanted).clamp(min=0).numpy()
 
     @cached_property
-    def _original(self) -> Batch:
-        return self._outputs(lambda inputs: self._model(*inputs))
+    def _test_answers(self) -> Tensor:
+        return predict_all(lambda inputs: self._program(*inputs), self._test)
 
-    def _outputs(self, predict: Predict) -> Batch:
-        """Each output for all held-out examples."""
-        with torch.inference_mode():
-            rows = batches(self._held_out, self._batch)
-            outputs = [output_tuple(predict(inputs)) for inputs in rows]
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    @cached_property
+    def _validation_answers(self) -> Tensor:
+        return predict_all(lambda inputs: self._program(*inputs), self._validation)
 
 
-class _ByPosition(nn.Module):
-    """A saved model that takes keywords or nested inputs, with flat tensors in and out."""
-
-    def __init__(self, exported: ExportedProgram) -> None:
-        super().__init__()
-        self.inner = exported.module()
-        self._in_spec = exported.call_spec.in_spec
-
-    def forward(self, *inputs: Tensor) -> Batch:
-        args, kwargs = pytree.tree_unflatten(list(inputs), self._in_spec)
-        return tuple(pytree.tree_leaves(self.inner(*args, **kwargs)))
-
-
-def _read_model(path: Path) -> tuple[nn.Module, _Wanted, int]:
-    """The model, what it wants, and a batch size that it takes."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such model file")
-    log = logging.getLogger("torch.export")
-    level = log.level
-    try:
-        log.setLevel(logging.CRITICAL)  # it prints a traceback before it raises
-        exported = torch.export.load(path)
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a model saved by torch.export.save, or cut short ({one_line(error)})",
-            traceback.format_exc(),
-        ) from error
-    finally:
-        log.setLevel(level)
-    inputs = exported.graph_signature.user_inputs
-    values: dict[str, Any] = {n.name: n.meta.get("val") for n in exported.graph.nodes}
-    wanted: _Wanted = {}
-    upper = 16
-    for name in inputs:
-        value = values.get(str(name))
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            raise InputError(f"{path}: input {name!r} is no tensor with a batch dimension")
-        largest = _largest(exported, value.shape[0])
-        if largest < 2:
-            raise InputError(
-                f"{path}: input {name!r} fixes the batch at {value.shape[0]}. Export it again with "
-                "dynamic_shapes={...: {0: torch.export.Dim('batch')}} and a batch of 2 or more."
-            )
-        upper = int(min(upper, largest))
-        sizes: list[int | None] = [
-            size if isinstance(size, int) else None for size in value.shape[1:]
-        ]
-        wanted[str(name)] = (value.dtype, sizes)
-    args, kwargs = pytree.tree_unflatten(list(inputs), exported.call_spec.in_spec)
-    flat = not kwargs and all(isinstance(arg, str) for arg in args)
-    model = exported.module() if flat else _ByPosition(exported)
-    return model, wanted, upper
+def _read_model(path: Path) -> Program:
+    exported, _ = load_exported(path)
+    program = from_exported(exported)
+    for node in exported.graph.nodes:
+        if node.name in exported.graph_signature.user_inputs:
+            size = node.meta["val"].shape[0]
+            if isinstance(size, int):
+                raise InputError(
+                    f"{path}: input {node.name!r} fixes the batch at {size}. Export it again "
+                    "with dynamic_shapes={...: {0: torch.export.Dim('batch')}} and a batch of 2 "
+                    "or more."
+                )
+    return program
 
 
-def _largest(exported: ExportedProgram, size: object) -> float:
-    """How large a dimension may get; 0 if it is fixed."""
-    if not isinstance(size, torch.SymInt):
-        return 0
-    limits = exported.range_constraints.get(size.node.expr)
-    return 0 if limits is None else float(limits.upper)
-
-
-def _read_arrays(path: Path, wanted: _Wanted) -> Batch:
+def _read_arrays(path: Path, program: Program) -> Batch:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such calibration file") from error
-    except Exception as error:
+    except Exception as error:  # numpy and zipfile raise many kinds on a file cut short
         raise InputError(
-            f"{path}: not a whole .npz of plain arrays ({one_line(error)}). "
-            "Write it with numpy.savez.",
+            f"{path}: not a whole .npz of plain arrays. Write it with numpy.savez.",
             traceback.format_exc(),
         ) from error
-    numbered = [f"arr_{i}" for i in range(len(wanted))]
-    keys = list(wanted) if set(arrays) == set(wanted) else numbered
-    if set(arrays) != set(keys):
+    if set(arrays) != set(program.input_names):
         raise InputError(
             f"{path}: got arrays {', '.join(arrays) or 'none'}, "
-            f"wanted {', '.join(wanted)} (or {', '.join(numbered)} in that order)"
+            f"wanted {', '.join(program.input_names)}"
         )
-    tensors = []
-    for key, (dtype, tail) in zip(keys, wanted.values(), strict=True):
-        where = f"{path}: array {key!r}"
-        if arrays[key].dtype.kind not in "biuf" or arrays[key].ndim == 0:
-            raise InputError(
-                f"{where}: got {arrays[key].dtype} of shape {list(arrays[key].shape)}, "
-                f"wanted {dtype_name(dtype)} [examples, ...]"
-            )
-        tensor = torch.from_numpy(arrays[key])
-        check_tensor(tensor, dtype, tail, where)
-        tensors.append(tensor)
-    counts = {len(tensor) for tensor in tensors}
-    if len(counts) != 1 or min(counts) < 4:
-        listed = ", ".join(str(len(tensor)) for tensor in tensors)
-        raise InputError(f"{path}: got {listed} examples, wanted 4 or more, as many in each array")
-    return tuple(tensors)
+    tensors = tuple(_as_tensor(arrays[name], f"{path}, {name}") for name in program.input_names)
+    check_batch(tensors, program.example_inputs, program.input_names, str(path))
+    if len(tensors[0]) < FEWEST_EXAMPLES:
+        raise InputError(
+            f"{path}: got {len(tensors[0])} examples, wanted {FEWEST_EXAMPLES} or more"
+        )
+    return tensors
+
+
+def _as_tensor(array: np.ndarray, where: str) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:  # text, objects, uncommon number types
+        raise InputError(f"{where}: got an array of {array.dtype}, wanted numbers") from error

@@ -1,0 +1,144 @@
+"""The Plan noun: what is kept of every site. Text, diffable, hashable, versioned."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgeprune import files
+from edgeprune.errors import InputError
+from edgeprune.sites import Site, Sites
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units of which sites stay. A site that is not named stays whole.
+
+    Attributes:
+        program: fingerprint of the program it is for.
+        kept: width site -> numbers of the units that stay, ascending; sub-layer or layer -> ()
+            (removed).
+        tokens: tokens site -> how many tokens go on.
+    """
+
+    program: str
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Identifies the plan."""
+        return files.content_hash(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in ``plan.json``, sites in order of their names."""
+        return {
+            "program": self.program,
+            "kept": {name: list(self.kept[name]) for name in sorted(self.kept)},
+            "tokens": {name: self.tokens[name] for name in sorted(self.tokens)},
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Plan:
+        """Read what :meth:`to_json` gave."""
+        kept = {name: tuple(units) for name, units in body["kept"].items()}
+        return cls(body["program"], kept, dict(body["tokens"]))
+
+    def write(self, path: str | os.PathLike[str], **more: Any) -> Path:
+        """Write ``plan.json``, with further fields beside the plan."""
+        return files.write_json(path, "plan", self.to_json() | more)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a ``plan.json``.
+
+        Raises:
+            InputError: missing, malformed, or from a future version.
+        """
+        body = files.read_json(path, "plan")
+        try:
+            return cls.from_json(body)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: not a complete plan ({error!r} is missing or wrong)"
+            ) from error
+
+    def only(self, *names: str) -> Plan:
+        """The part of the plan about these sites."""
+        return replace(
+            self,
+            kept={name: self.kept[name] for name in names if name in self.kept},
+            tokens={name: self.tokens[name] for name in names if name in self.tokens},
+        )
+
+
+def check_plan(plan: Plan, sites: Sites) -> None:
+    """Check that a plan can be applied to the sites' program.
+
+    Raises:
+        InputError: it is another model's plan, or names what is not there or cannot be cut.
+    """
+    if plan.program != sites.program.fingerprint:
+        raise InputError(
+            f"plan: made for a model with fingerprint {plan.program}, but this one has "
+            f"{sites.program.fingerprint}. Apply it to the program it was made from."
+        )
+    for name, units in plan.kept.items():
+        _check_units(sites.get(name), units)
+    left = float("inf")
+    for stream in sites.streams:
+        if stream.name in plan.tokens:
+            keep = plan.tokens[stream.name]
+            _check_tokens(sites.get(stream.name), keep, left)
+            left = keep
+            _check_ranked(plan, stream.name, stream.residual.name, stream.residual.layer)
+    for name in plan.tokens:
+        if sites.get(name).kind != "length":
+            raise InputError(f"plan: '{name}' is no tokens site, but the plan keeps tokens there")
+
+
+def _check_units(site: Site, units: tuple[int, ...]) -> None:
+    _check_cuttable(site)
+    if site.kind == "length":
+        raise InputError(f"plan: '{site.name}' is a tokens site; it belongs under \"tokens\"")
+    if site.kind == "depth":
+        if units:
+            raise InputError(
+                f"plan: '{site.name}' is a {site.axis}: got {units}, wanted [] (removed)"
+            )
+        return
+    if not units:
+        raise InputError(
+            f"plan: keeps no unit of '{site.name}'. Remove its sub-layer instead, or leave it out."
+        )
+    if list(units) != sorted(set(units)) or units[0] < 0 or units[-1] >= site.units:
+        raise InputError(
+            f"plan: units of '{site.name}' must be ascending numbers from 0 to {site.units - 1}"
+        )
+
+
+def _check_tokens(site: Site, keep: int, before: float) -> None:
+    _check_cuttable(site)
+    least = len(site.pinned) or 1
+    most = min(site.units, before)
+    if not least <= keep <= most:
+        raise InputError(
+            f"plan: '{site.name}' keeps {keep} tokens, wanted {least} to {most:g} "
+            "(never more than came in)"
+        )
+
+
+def _check_ranked(plan: Plan, name: str, *removable: str) -> None:
+    for removed in removable:
+        if removed in plan.kept:
+            raise InputError(
+                f"plan: '{name}' ranks tokens by the attention of '{removed}', which the plan "
+                "removes. Select tokens in another layer."
+            )
+
+
+def _check_cuttable(site: Site) -> None:
+    if site.why_not is not None:
+        raise InputError(f"plan: '{site.name}' cannot be cut: {site.why_not}")

@@ -1,0 +1,174 @@
+"""Depth sites: residual branches x + f(x), found on the graph by dominance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import fx
+
+from edgeprune.program.graph import (
+    ATEN,
+    ancestors,
+    calls,
+    descendants,
+    get_attribute,
+    is_call,
+    shape,
+)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A residual sum and the branch that feeds it.
+
+    Attributes:
+        name: of the sub-layer: ``encoder.layer.3.attention``.
+        add: the sum. Cutting the sub-layer puts ``entry`` in its place.
+        entry: the residual stream before the branch.
+        branch: the branch's last node, the other operand of ``add``.
+        nodes: the branch's nodes in graph order; weights are not among them.
+    """
+
+    name: str
+    add: fx.Node
+    entry: fx.Node
+    branch: fx.Node
+    nodes: tuple[fx.Node, ...]
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """Paths of the weights the branch reads."""
+        return tuple(dict.fromkeys(_weights(self.nodes)))
+
+    @property
+    def layer(self) -> str:
+        """The layer it belongs to: its name without the last word."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def attentions(self) -> tuple[fx.Node, ...]:
+        """Its attention calls."""
+        return tuple(n for n in self.nodes if is_call(n, ATEN.scaled_dot_product_attention))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Consecutive sub-layers of one layer, with the norms that follow them."""
+
+    name: str
+    entry: fx.Node
+    exit: fx.Node
+    sublayers: tuple[Residual, ...]
+
+
+def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
+    """All innermost residual branches that have weights of their own, in graph order."""
+    order = {node: index for index, node in enumerate(module.graph.nodes)}
+    found: list[Residual] = []
+    taken: set[str] = set()
+    for add in calls(module.graph, ATEN.add):
+        for entry, branch in _operand_pairs(add):
+            nodes = _closed_branch(entry, branch, add, order)
+            if nodes and any(_weights(nodes)) and not any(r.add in nodes for r in found):
+                name = _name(module, nodes, taken)
+                found.append(Residual(name, add, entry, branch, nodes))
+                break
+    return tuple(found)
+
+
+def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
+    """Runs of two or more sub-layers under one numbered prefix."""
+    groups: dict[str, list[Residual]] = {}
+    for residual in residuals:
+        groups.setdefault(residual.layer, []).append(residual)
+    layers = []
+    for name, parts in groups.items():
+        end = _through_norms(parts[-1].add, name)
+        if len(parts) > 1 and _is_closed(parts[0].entry, end):
+            layers.append(Layer(name, parts[0].entry, end, tuple(parts)))
+    return tuple(layers)
+
+
+def _operand_pairs(add: fx.Node) -> Iterable[tuple[fx.Node, fx.Node]]:
+    operands = add.args[:2]
+    if all(isinstance(n, fx.Node) and shape(n) == shape(add) for n in operands):
+        one, two = operands
+        yield one, two
+        yield two, one
+
+
+def _closed_branch(
+    entry: fx.Node, branch: fx.Node, add: fx.Node, order: dict[fx.Node, int]
+) -> tuple[fx.Node, ...]:
+    """Nodes between ``entry`` and ``branch``, or () when something outside reads one of them."""
+    before = ancestors(branch)
+    if entry not in before or entry is branch:
+        return ()
+    inside = (before & descendants(entry)) - {entry}
+    if any(user not in inside and user is not add for node in inside for user in node.users):
+        return ()
+    return tuple(sorted(inside, key=order.__getitem__))
+
+
+def _weights(nodes: Iterable[fx.Node]) -> list[str]:
+    return [
+        str(source.target)
+        for node in nodes
+        for source in node.all_input_nodes
+        if source.op == "get_attr"
+        and isinstance(get_attribute(node.graph.owning_module, source.target), torch.nn.Parameter)
+    ]
+
+
+def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -> str:
+    """``<numbered prefix of its weights>.<attention | ffn | branch>``, made unique."""
+    layer = layer_prefix(_weights(nodes))
+    if any(is_call(n, ATEN.scaled_dot_product_attention) for n in nodes):
+        word = "attention"
+    else:
+        matrices = [w for w in dict.fromkeys(_weights(nodes)) if _is_matrix(module, w)]
+        word = "ffn" if len(matrices) > 1 else "branch"
+    base = name = f"{layer}.{word}" if layer else word
+    number = 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def _is_matrix(module: fx.GraphModule, path: str) -> bool:
+    tensor = get_attribute(module, path)
+    return isinstance(tensor, torch.Tensor) and tensor.ndim > 1
+
+
+def layer_prefix(paths: Iterable[str]) -> str:
+    """The paths' common prefix, up to its last number: ``encoder.layer.3``."""
+    split = [path.split(".")[:-1] for path in paths]
+    common: list[str] = []
+    for words in zip(*split, strict=False):
+        if len(set(words)) > 1:
+            break
+        common.append(words[0])
+    while common and any(re.fullmatch(r"\d+", w) for w in common) and not common[-1].isdigit():
+        common.pop()
+    return ".".join(common)
+
+
+def _through_norms(node: fx.Node, layer: str) -> fx.Node:
+    """Go on through single readers that hold only this layer's own weights (a closing norm)."""
+    while len(node.users) == 1:
+        reader = next(iter(node.users))
+        own = _weights([reader])
+        if not own or not all(path.startswith(f"{layer}.") for path in own):
+            break
+        node = reader
+    return node
+
+
+def _is_closed(entry: fx.Node, end: fx.Node) -> bool:
+    inside = (ancestors(end) & descendants(entry)) - {entry, end}
+    return all(user in inside or user is end for node in inside for user in node.users)

@@ -1,0 +1,170 @@
+"""Find every site of a program: propagate axes, then read off width, depth and length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from edgeprune import files
+from edgeprune.errors import InputError
+from edgeprune.program.graph import ATEN, calls, get_attribute
+from edgeprune.program.program import Program
+from edgeprune.sites import rules
+from edgeprune.sites.atoms import Dim
+from edgeprune.sites.depth import Layer, Residual, find_layers, find_residuals, layer_prefix
+from edgeprune.sites.flow import Flow
+from edgeprune.sites.length import TokenStream, find_token_streams
+from edgeprune.sites.site import Site
+
+assert rules  # importing them registers every operator's rule
+
+WIDTH_NAMES = {"ffn": "neurons"}
+# Atoms that weights carry and that are no width: cut by a length site, or never.
+NOT_WIDTH = ("tokens", "head_dim", "kernel")
+
+
+@dataclass(frozen=True)
+class Sites:
+    """All sites of one program, with what surgery needs to cut them.
+
+    Attributes:
+        program: the program they were found in.
+        flow: the dimension trees of every tensor.
+        atoms: width site name -> its atom.
+        axes: width site name -> its axis.
+        residuals, layers, streams: sub-layers, layers and token streams in graph order.
+    """
+
+    program: Program
+    flow: Flow
+    atoms: dict[str, Dim]
+    axes: dict[str, str]
+    residuals: tuple[Residual, ...]
+    layers: tuple[Layer, ...]
+    streams: tuple[TokenStream, ...]
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site, in the order of the graph: what can be cut and what cannot."""
+        found = [_width_site(self, name, atom) for name, atom in self.atoms.items()]
+        found += [_depth_site(self, r.name, "sublayer", (r,)) for r in self.residuals]
+        found += [_depth_site(self, each.name, "layer", each.sublayers) for each in self.layers]
+        found += [
+            Site(s.name, "tokens", s.tokens.size, s.why_not, pinned=s.pinned) for s in self.streams
+        ]
+        return tuple(found)
+
+    @property
+    def cuttable(self) -> tuple[Site, ...]:
+        """The sites that a plan may cut."""
+        return tuple(site for site in self.sites if site.why_not is None)
+
+    def get(self, name: str) -> Site:
+        """The site of that name.
+
+        Raises:
+            InputError: there is none.
+        """
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise InputError(f"site '{name}': the model has none of that name. See `edgeprune inspect`")
+
+    def write(self, path: str | Path) -> Path:
+        """Write ``sites.json``."""
+        return files.write_json(path, "sites", {"sites": [site.to_json() for site in self.sites]})
+
+
+def find_sites(program: Program) -> Sites:
+    """Analyse a program. Unknown operators freeze what they touch; nothing raises."""
+    flow = Flow(program)
+    residuals = find_residuals(program.module)
+    streams = find_token_streams(flow, residuals)
+    axes = _atom_axes(flow, residuals)
+    atoms = _name_atoms(flow, axes)
+    names = {name: axes.get(atom, "units") for name, atom in atoms.items()}
+    return Sites(program, flow, atoms, names, residuals, find_layers(residuals), streams)
+
+
+def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
+    """(path, dimension) of every weight and buffer that holds the atom."""
+    return tuple(
+        (path, axis)
+        for path, dims in flow.tensors.items()
+        for axis, dim in enumerate(dims)
+        if dim.contains(atom)
+    )
+
+
+def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
+    """Every atom with weights behind it, under a name from those weights."""
+    module = flow.program.module
+    atoms = dict.fromkeys(
+        leaf
+        for path, dims in flow.tensors.items()
+        if isinstance(get_attribute(module, path), torch.nn.Parameter)
+        for dim in dims
+        for leaf in dim.leaves()
+        if leaf.size > 1
+    )
+    named: dict[str, Dim] = {}
+    for atom in atoms:
+        axis = axes.get(atom, "units")
+        if axis in NOT_WIDTH:
+            continue
+        prefix = layer_prefix(path for path, _ in carriers(flow, atom))
+        word = WIDTH_NAMES.get(axis, axis)
+        base = name = f"{prefix}.{word}" if prefix and axis != "d_model" else word
+        number = 2
+        while name in named:
+            name, number = f"{base}_{number}", number + 1
+        named[name] = atom
+    return named
+
+
+def _atom_axes(flow: Flow, residuals: tuple[Residual, ...]) -> dict[Dim, str]:
+    """Atom -> axis, from what the rules noted."""
+    roles: dict[Dim, str] = {}
+    for node in calls(flow.program.module.graph, ATEN.linear):
+        roles.setdefault(flow.of(node)[-1].root, "ffn")
+    for role, dim in flow.roles:
+        for leaf in dim.leaves():
+            if role in ("channels", "vocabulary", "kernel", "tokens"):
+                roles[leaf] = role
+    for residual in residuals:
+        for leaf in flow.of(residual.add)[-1].leaves():
+            roles[leaf] = "d_model"
+    for node in calls(flow.program.module.graph, ATEN.scaled_dot_product_attention):
+        query, key = flow.of(node.args[0]), flow.of(node.args[1])
+        heads = list(query[1].leaves())
+        for leaf in heads:
+            roles[leaf] = "heads" if len(heads) == 1 else "kv_groups"
+        if len(heads) > 1:
+            roles[heads[-1]] = "queries_per_group"
+        for dim in (query[3], key[3], flow.of(node)[3]):
+            roles.update(dict.fromkeys(dim.leaves(), "head_dim"))
+    return roles
+
+
+def _width_site(sites: Sites, name: str, atom: Dim) -> Site:
+    weights = carriers(sites.flow, atom)
+    module = sites.program.module
+    axis = sites.axes[name]
+    return Site(
+        name,
+        axis,
+        atom.size,
+        why_not=atom.frozen[0] if atom.frozen else None,
+        exact=axis != "d_model",
+        parameters=sum(get_attribute(module, p).numel() for p in {path for path, _ in weights}),
+        weights=weights,
+    )
+
+
+def _depth_site(sites: Sites, name: str, axis: str, parts: tuple[Residual, ...]) -> Site:
+    paths = {path for part in parts for path in part.weights}
+    tensors = (get_attribute(sites.program.module, path) for path in paths)
+    return Site(name, axis, 1, parameters=sum(tensor.numel() for tensor in tensors))

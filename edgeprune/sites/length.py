@@ -1,0 +1,93 @@
+"""Length sites: points on the residual stream after which fewer tokens may go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from edgeprune.program.graph import ATEN, descendants, is_call
+from edgeprune.sites.atoms import Dim
+from edgeprune.sites.depth import Residual
+from edgeprune.sites.flow import Flow, describe
+
+# What may use the token dimension up: each treats all tokens alike, so that a dropped token is
+# one that does not count.
+CONSUMERS = (ATEN.sum, ATEN.mean, ATEN.amax, ATEN.matmul, ATEN.bmm)
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Where tokens can be selected, and what must follow.
+
+    Attributes:
+        name: of the site, ``encoder.layer.3.tokens``.
+        residual: the attention sub-layer; its sum carries the selected tokens on.
+        attention: the call whose probabilities rank the tokens.
+        tokens: the dimension that shrinks.
+        pinned: positions that a later ``select`` reads by number: 0 and -1.
+        why_not: why selection is impossible here; None when it is possible.
+    """
+
+    name: str
+    residual: Residual
+    attention: fx.Node
+    tokens: Dim
+    pinned: tuple[int, ...]
+    why_not: str | None
+
+
+def find_token_streams(flow: Flow, residuals: tuple[Residual, ...]) -> tuple[TokenStream, ...]:
+    """One per self-attention sub-layer, in graph order."""
+    streams = []
+    for residual in residuals:
+        for attention in residual.attentions:
+            queries, keys = (flow.of(attention.args[i])[2].root for i in (0, 1))
+            stream = flow.of(residual.add)
+            if queries is keys and len(stream) == 3 and stream[1].root is queries:
+                pinned, why_not = _follow(flow, residual.add, queries)
+                name = f"{residual.layer}.tokens" if residual.layer else "tokens"
+                streams.append(
+                    TokenStream(name, residual, attention, queries, tuple(sorted(pinned)), why_not)
+                )
+    return tuple(streams)
+
+
+def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | None]:
+    """Positions read by number after ``start``, and the first thing that forbids dropping any."""
+    pinned: set[int] = set()
+    for node in sorted(descendants(start) - {start}):
+        if node.op == "output":
+            if any(_carries(flow, n, tokens) for n in node.all_input_nodes):
+                return pinned, "the tokens are an output of the model"
+            continue
+        carried = [n for n in node.all_input_nodes if _carries(flow, n, tokens)]
+        if not carried:
+            continue
+        if node in flow.unknown:
+            return pinned, f"no rule for {describe(node)}, which reads the tokens"
+        if any(not _whole(dim, tokens) for n in (*carried, node) for dim in flow.of(n)):
+            return pinned, f"{describe(node)} reads some tokens by their place"
+        if _carries(flow, node, tokens):
+            continue
+        if is_call(node, ATEN.select) and node.args[2] in (0, -1):
+            pinned.add(node.args[2])
+        elif not is_call(node, *CONSUMERS):
+            return pinned, f"{describe(node)} reads tokens by their place"
+    return pinned, None
+
+
+def _carries(flow: Flow, node: fx.Node, tokens: Dim) -> bool:
+    return any(dim.contains(tokens) for dim in flow.of(node)) or any(
+        not _whole(dim, tokens) for dim in flow.of(node)
+    )
+
+
+def _whole(dim: Dim, tokens: Dim) -> bool:
+    """Whether the dimension holds the tokens as a whole or not at all."""
+    found = dim.root
+    if found is tokens:
+        return True
+    if found.kind == "leaf":
+        return found not in set(tokens.leaves())
+    return all(_whole(part, tokens) for part in found.parts)

@@ -1,0 +1,24 @@
+"""Operators that work element by element, with broadcasting."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from edgeprune.program.graph import ATEN
+from edgeprune.sites.atoms import Dim
+from edgeprune.sites.flow import Dims, Flow, rule
+
+
+@rule(torch.Tag.pointwise, ATEN.to, ATEN._to_copy, ATEN.where, ATEN.masked_fill, ATEN.dropout)
+def pointwise(flow: Flow, node: fx.Node) -> Dims:
+    """Dimensions aligned from the right are the same, but for those of size 1."""
+    result = list(flow.fresh(node))
+    for source in node.all_input_nodes:
+        _align(flow, node, result, flow.of(source))
+    return tuple(result)
+
+
+def _align(flow: Flow, node: fx.Node, result: list[Dim], dims: Dims) -> None:
+    for offset in range(1, len(dims) + 1):
+        flow.tie(result[-offset], dims[-offset], node)

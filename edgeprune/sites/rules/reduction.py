@@ -1,0 +1,80 @@
+"""Operators that reduce or normalise over a dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from edgeprune.program.graph import ATEN, shape
+from edgeprune.sites.flow import Dims, Flow, Sizes, describe, literals, rule
+
+
+def reduced(node: fx.Node) -> list[int]:
+    """Which dimensions a reduction reduces, counted from 0."""
+    rank = len(shape(node.args[0]))
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if given is None or given == []:
+        return list(range(rank))
+    listed = given if isinstance(given, (list, tuple)) else [given]
+    return [dim % rank for dim in listed]
+
+
+def _keep(flow: Flow, node: fx.Node) -> Dims:
+    dims = flow.of(node.args[0])
+    gone = reduced(node)
+    if len(shape(node)) == len(dims):
+        fresh = flow.fresh(node)
+        return tuple(fresh[i] if i in gone else dim for i, dim in enumerate(dims))
+    return tuple(dim for i, dim in enumerate(dims) if i not in gone)
+
+
+@rule(ATEN.sum)
+def summed(flow: Flow, node: fx.Node) -> Dims:
+    """A sum does not notice a removed term that was 0."""
+    return _keep(flow, node)
+
+
+@rule(ATEN.mean, ATEN.amax, ATEN.amin, ATEN.var, ATEN.prod, ATEN.all, ATEN.any)
+def counted(flow: Flow, node: fx.Node) -> Dims:
+    """A mean or maximum notices how many there are: what it runs over cannot be cut exactly."""
+    for dim in reduced(node):
+        flow.of(node.args[0])[dim].freeze(f"{describe(node)} runs over it")
+    return _keep(flow, node)
+
+
+@rule(ATEN.softmax, ATEN._softmax, ATEN.log_softmax, ATEN.cumsum)
+def normalised_along(flow: Flow, node: fx.Node) -> Dims:
+    """A softmax (or running sum) couples all entries along its dimension."""
+    dims = flow.of(node.args[0])
+    dims[node.args[1]].freeze(f"{describe(node)} runs over it")
+    return dims
+
+
+@rule(ATEN.layer_norm, ATEN.rms_norm)
+def layer_norm(flow: Flow, node: fx.Node) -> Dims:
+    """Normalises over the last dimensions: cutting them is not exact."""
+    dims = flow.of(node.args[0])
+    last = dims[len(dims) - len(node.args[1]) :]
+    flow.freeze(last, f"{describe(node)} normalises over it")
+    for weight in node.args[2:4]:
+        for mine, theirs in zip(flow.of(weight), last, strict=False):
+            flow.tie(mine, theirs, node)
+    return dims
+
+
+@rule(ATEN.batch_norm, ATEN._native_batch_norm_legit_no_training)
+def batch_norm(flow: Flow, node: fx.Node) -> Dims:
+    """Per-channel statistics and weights belong to the channel."""
+    dims = flow.of(node.args[0])
+    for tensor in node.args[1:5]:
+        for dim in flow.of(tensor):
+            flow.tie(dim, dims[1], node)
+    return dims
+
+
+@literals(ATEN.layer_norm, ATEN.rms_norm)
+def layer_norm_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
+    """``normalized_shape`` is the tail of the input's shape."""
+    tail = list(sizes(node)[-len(node.args[1]) :])
+    return (node.args[0], tail, *node.args[2:])

@@ -1,0 +1,43 @@
+"""The Site noun: one place where something may be cut, or the reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Site:
+    """One thing that can be cut.
+
+    Attributes:
+        name: such as ``encoder.layer.3.heads``; what a plan refers to.
+        axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "d_model",
+            "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens".
+        units: how many there are; 1 for depth, the token count for length.
+        why_not: why it cannot be cut; None when it can.
+        exact: whether the cut model equals the masked one to rounding.
+        parameters: weights that leave with all units.
+        weights: path of each weight and buffer that is cut -> which of its dimensions.
+        pinned: tokens that always stay, as positions (-1 is the last one).
+    """
+
+    name: str
+    axis: str
+    units: int
+    why_not: str | None = None
+    exact: bool = True
+    parameters: int = 0
+    weights: tuple[tuple[str, int], ...] = ()
+    pinned: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The family of its axis: "width", "depth" or "length"."""
+        if self.axis in ("sublayer", "layer"):
+            return "depth"
+        return "length" if self.axis == "tokens" else "width"
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in ``sites.json``."""
+        return asdict(self)

@@ -1,0 +1,53 @@
+"""The one door: (program, plan) -> smaller program. Pure; the given program is never changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeprune.plan import Plan, check_plan
+from edgeprune.program.canonicalise import canonicalise
+from edgeprune.program.program import Program
+from edgeprune.sites import Sites, find_sites
+from edgeprune.sites.flow import literals_for
+from edgeprune.surgery.depth import cut_depth
+from edgeprune.surgery.draft import Draft
+from edgeprune.surgery.tokens import cut_tokens
+
+
+def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
+    """Cut ``program`` as ``plan`` says.
+
+    Width: weights are sliced and every literal size is recomputed. Depth: a removed sub-layer
+    becomes the identity. Length: after a chosen attention sub-layer only the best tokens go on.
+    Nodes and weights keep their names, so that the two programs can be compared piece by piece.
+
+    Args:
+        program: the original.
+        plan: made for exactly this program.
+        sites: of this program, if they are at hand.
+
+    Returns:
+        A program with storage of its own. The same inputs give the same bits.
+
+    Raises:
+        InputError: the plan does not fit the program.
+    """
+    sites = sites or find_sites(program)
+    check_plan(plan, sites)
+    draft = Draft(sites)
+    cut_tokens(draft, plan)
+    cut_depth(draft, plan)
+    draft.kept = {
+        sites.atoms[name].root: units for name, units in plan.kept.items() if name in sites.atoms
+    }
+    draft.cut_weights()
+    _recompute_literals(draft)
+    canonicalise(draft.module, program.example_inputs)
+    return replace(program, module=draft.module)
+
+
+def _recompute_literals(draft: Draft) -> None:
+    for node in draft.module.graph.nodes:
+        recompute = literals_for(node) if node.op == "call_function" else None
+        if recompute is not None and node in draft.origin:
+            node.args = recompute(node, draft.sizes)

@@ -1,0 +1,109 @@
+"""The copy that surgery works on: a graph whose nodes remember which original they come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgeprune.program.graph import get_attribute, set_tensor
+from edgeprune.sites import Sites
+from edgeprune.sites.atoms import Dim, positions
+
+
+class Draft:
+    """A deep copy of a program's module, being cut.
+
+    Attributes:
+        module: the copy.
+        sites: of the original program.
+        origin: node of the copy -> (original node, tokens that are left at this place).
+        kept: atom -> units that stay.
+        stream: residual sum after which tokens are selected -> the selected tokens.
+    """
+
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.kept: dict[Dim, tuple[int, ...]] = {}
+        self.stream: dict[fx.Node, fx.Node] = {}
+        self.copies: dict[fx.Node, fx.Node] = {}
+        source = sites.program.module
+        graph = fx.Graph()
+        output = graph.graph_copy(source.graph, self.copies)  # type: ignore[arg-type]
+        graph.output(output)
+        root = torch.nn.Module()
+        for path, tensor in sites.program.tensors.items():
+            set_tensor(root, path, clone(tensor))
+        self.module = fx.GraphModule(root, graph)
+        self.origin: dict[fx.Node, tuple[fx.Node, dict[Dim, int]]] = {
+            copy: (node, {}) for node, copy in self.copies.items()
+        }
+        for node, copy in self.copies.items():
+            copy.meta = dict(node.meta)
+
+    def emit(
+        self, target: Any, *args: Any, like: tuple[fx.Node, dict[Dim, int]] | None = None
+    ) -> fx.Node:
+        """Add a call at the graph's insertion point; ``like`` says what shape it will have."""
+        node = self.module.graph.call_function(target, args)
+        if like is not None:
+            self.origin[node] = like
+        return node
+
+    def buffer(self, name: str, tensor: torch.Tensor) -> fx.Node:
+        """Add a constant and a node that reads it."""
+        set_tensor(self.module, name, tensor)
+        return self.module.graph.get_attr(name)
+
+    def dims(self, node: fx.Node) -> tuple[Dim, ...]:
+        """The original dimension trees of a node of the copy."""
+        origin = self.origin.get(node)
+        return self.sites.flow.of(origin[0]) if origin else ()
+
+    def sizes(self, node: fx.Node) -> tuple[int | None, ...]:
+        """The node's new shape; None for the dimension that carries the batch."""
+        original, tokens = self.origin[node]
+        return tuple(self._size(dim, tokens) for dim in self.sites.flow.of(original))
+
+    def _size(self, dim: Dim, tokens: dict[Dim, int]) -> int | None:
+        if dim.contains(self.sites.flow.batch):
+            return None
+        found = dim.root
+        if found in tokens:
+            return tokens[found]
+        if found.kind == "leaf" or not any(found.contains(each) for each in tokens):
+            return len(positions(found, self.kept))
+        sizes = [self._size(part, tokens) for part in found.parts]
+        total = 1 if found.kind == "product" else 0
+        for size in sizes:
+            assert size is not None
+            total = total * size if found.kind == "product" else total + size
+        return total
+
+    def cut_weights(self) -> None:
+        """Keep only the kept units' rows and columns of every weight and buffer."""
+        for path, dims in self.sites.flow.tensors.items():
+            tensor = get_attribute(self.module, path)
+            for axis, dim in enumerate(dims):
+                if any(leaf in self.kept for leaf in dim.leaves()):
+                    index = torch.tensor(positions(dim, self.kept), dtype=torch.long)
+                    tensor = _like(tensor, tensor.detach().index_select(axis, index))
+            set_tensor(self.module, path, tensor)
+
+
+def clone(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy with storage of its own, a parameter if it was one."""
+    return _like(tensor, tensor.detach().clone())
+
+
+def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether the node computes floating point numbers."""
+    found = node.meta.get("val")
+    return isinstance(found, torch.Tensor) and found.is_floating_point()
