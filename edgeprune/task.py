@@ -24,7 +24,8 @@ Batch: TypeAlias = tuple[Tensor, ...]
 """The model's inputs in order, each ``[batch, ...]``."""
 
 Predict: TypeAlias = Callable[[Batch], Tensor | Batch]
-"""A model in any form (eager, lowered, on a device): one batch of inputs to its output(s)."""
+"""A model in any form (eager, lowered, on a device): a batch of inputs to its output, or to a tuple
+where it has several."""
 
 Score: TypeAlias = float | np.ndarray
 """Higher is better: one number, or one per example in a fixed order, whose mean it is.
@@ -111,9 +112,9 @@ class Recorded:
         self._predict = predict
         self._answers: list[Tensor] = []
 
-    def __call__(self, inputs: Batch) -> Batch:
-        outputs = output_tuple(self._predict(inputs))
-        self._answers.append(outputs[0])
+    def __call__(self, inputs: Batch) -> Tensor | Batch:
+        outputs = self._predict(inputs)
+        self._answers.append(output_tuple(outputs)[0])
         return outputs
 
     @property
@@ -130,10 +131,10 @@ def cosines(answers: Tensor, wanted: Tensor) -> Tensor:
 def one_by_one(predict: Predict) -> Predict:
     """Let a ``predict`` that takes one example at a time (a lowered model) take any batch."""
 
-    def predict_batch(inputs: Batch) -> Batch:
-        rows = zip(*(tensor.split(1) for tensor in inputs), strict=True)
-        outputs = [output_tuple(predict(row)) for row in rows]
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    def predict_batch(inputs: Batch) -> Tensor | Batch:
+        answers = [output_tuple(predict(row)) for row in batches(inputs, 1)]
+        outputs = tuple(torch.cat(parts) for parts in zip(*answers, strict=True))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     return predict_batch
 

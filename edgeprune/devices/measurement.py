@@ -67,12 +67,16 @@ class Measurement:
     @property
     def p50_ms(self) -> float:
         """The median run."""
-        return float(np.percentile(self.samples_ms, 50))
+        return self.percentile_ms(50)
 
     @property
     def p90_ms(self) -> float:
         """Nine runs of ten are at most this slow."""
-        return float(np.percentile(self.samples_ms, 90))
+        return self.percentile_ms(90)
+
+    def percentile_ms(self, percentile: int) -> float:
+        """The latency that ``percentile`` of a hundred runs do not exceed."""
+        return float(np.percentile(self.samples_ms, percentile))
 
     @property
     def trimmed_mean_ms(self) -> float:

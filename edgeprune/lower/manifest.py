@@ -25,7 +25,7 @@ def manifest(
 ) -> dict[str, Any]:
     """The manifest's body; the same inputs give the same body.
 
-    Files appear by name only, and of ``meta`` only ``license`` and ``preprocessing`` are taken,
+    Files appear by name only, and of ``meta`` only ``licence`` and ``preprocessing`` are taken,
     so no path, user, time or calibration sample gets in.
 
     Args:
@@ -44,7 +44,7 @@ def manifest(
         "inputs": [asdict(spec) for spec in artifact.inputs],
         "outputs": [asdict(spec) for spec in artifact.outputs],
         "preprocessing": _reference(meta.get("preprocessing", "not stated")),
-        "license": meta.get("license", "not stated"),
+        "licence": meta.get("licence", "not stated"),
         "versions": _versions(),
         "sha256": dict(sorted(names.items())),
     }

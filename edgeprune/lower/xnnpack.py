@@ -15,6 +15,7 @@ from edgeprune.lower.artifact import Precision
 from edgeprune.lower.attention import rewrite_attention
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.graph import propagate
+from edgeprune.lower.matmul import rewrite_matmul
 from edgeprune.lower.partition import RegionPartitioner
 from edgeprune.lower.quantise import quantise_dynamic
 from edgeprune.lower.simplify import simplify
@@ -55,6 +56,7 @@ def prepare(module: torch.nn.Module, inputs: Tensors) -> GraphModule:
     propagate(graph, inputs)
     simplify(graph)
     rewrite_attention(graph)
+    rewrite_matmul(graph)
     simplify(graph)
     graph.recompile()
     return graph

@@ -79,6 +79,8 @@ def from_exported(
             f"the model takes {len(places)} tensors, but {len(inputs)} positional examples "
             "came with it. Give every input as a positional tensor."
         )
+    # A plain GraphModule: torch's own checks inputs against the example's batch size.
+    module = torch.fx.GraphModule(module, module.graph)
     canonicalise(module, inputs)
     outputs = as_tuple(next(n for n in module.graph.nodes if n.op == "output").args[0])
     names = tuple(output_names or _default_outputs(len(outputs)))

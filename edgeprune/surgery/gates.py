@@ -36,6 +36,11 @@ class Gated:
     program: Program
     gates: dict[str, torch.nn.Parameter]
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """Width site or sub-layer -> where the program holds its factors."""
+        return {name: f"{PREFIX}{number}" for number, name in enumerate(self.gates)}
+
     def __call__(self, *inputs: torch.Tensor) -> Any:
         return self.program(*inputs)
 

@@ -1,4 +1,4 @@
-"""digits-vit: a small vision transformer on scikit-learn's handwritten digits, made in half a minute."""
+"""digits-vit: a small vision transformer on scikit-learn digits, trained in half a minute."""
 
 from __future__ import annotations
 

@@ -40,10 +40,10 @@ class ModelFileTask(Task):
 
     def __init__(self, model_path: str | Path, calibration_path: str | Path) -> None:
         self.name = Path(model_path).stem
-        self._program = _read_model(Path(model_path))
-        self.input_names = self._program.input_names
-        self.output_names = self._program.output_names
-        arrays = _read_arrays(Path(calibration_path), self._program)
+        program = _read_model(Path(model_path))
+        self.input_names, self.output_names = program.input_names, program.output_names
+        self._model = program.module
+        arrays = _read_arrays(Path(calibration_path), program)
         order = torch.randperm(len(arrays[0]), generator=torch.Generator().manual_seed(0))
         held = len(order) // 5
         self._test = tuple(array[order[:held]] for array in arrays)
@@ -51,7 +51,7 @@ class ModelFileTask(Task):
         self._calibration = tuple(array[order[2 * held :]] for array in arrays)
 
     def model(self) -> nn.Module:
-        return self._program.module
+        return self._model
 
     def example_inputs(self) -> Batch:
         return tuple(array[:2] for array in self._calibration)
@@ -60,22 +60,23 @@ class ModelFileTask(Task):
         return batches(self._calibration, 16)
 
     def evaluate(self, predict: Predict) -> Score:
-        return self._score(predict, self._test, self._test_answers)
+        return _cosines(predict, self._test, self._test_answers)
 
     def validate(self, predict: Predict) -> Score:
-        return self._score(predict, self._validation, self._validation_answers)
-
-    def _score(self, predict: Predict, inputs: Batch, wanted: Tensor) -> np.ndarray:
-        # A cosine below 0 is as useless as 0, and a score starts there.
-        return cosines(predict_all(predict, inputs), wanted).clamp(min=0).numpy()
+        return _cosines(predict, self._validation, self._validation_answers)
 
     @cached_property
     def _test_answers(self) -> Tensor:
-        return predict_all(lambda inputs: self._program(*inputs), self._test)
+        return predict_all(lambda inputs: self._model(*inputs), self._test)
 
     @cached_property
     def _validation_answers(self) -> Tensor:
-        return predict_all(lambda inputs: self._program(*inputs), self._validation)
+        return predict_all(lambda inputs: self._model(*inputs), self._validation)
+
+
+def _cosines(predict: Predict, inputs: Batch, wanted: Tensor) -> np.ndarray:
+    # Below 0 is no better than 0, where a score starts.
+    return cosines(predict_all(predict, inputs), wanted).clamp(min=0).numpy()
 
 
 def _read_model(path: Path) -> Program:

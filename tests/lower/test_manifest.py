@@ -41,7 +41,7 @@ def written(artifact: Artifact, meta: dict[str, str]) -> str:
 
 
 def test_a_manifest_names_plan_profile_interface_and_checksums(artifact: Artifact) -> None:
-    text = written(artifact, {"license": "Apache-2.0", "preprocessing": "wordpiece, 128 tokens"})
+    text = written(artifact, {"licence": "Apache-2.0", "preprocessing": "wordpiece, 128 tokens"})
     body = json.loads(text)
     assert (body["format"], body["plan"], body["profile"]) == (
         "edgeprune.manifest",
@@ -50,7 +50,7 @@ def test_a_manifest_names_plan_profile_interface_and_checksums(artifact: Artifac
     )
     assert body["inputs"] == [{"name": "ids", "shape": [1, 128], "dtype": "int64"}]
     assert body["outputs"] == [{"name": "embedding", "shape": [1, 384], "dtype": "float32"}]
-    assert (body["license"], body["preprocessing"]) == ("Apache-2.0", "wordpiece, 128 tokens")
+    assert (body["licence"], body["preprocessing"]) == ("Apache-2.0", "wordpiece, 128 tokens")
     assert body["sha256"]["model.pte"] == artifact.sha256
     assert set(body["sha256"]) == {"model.pte", "tokenizer.json"}
     assert body["versions"]["executorch"]
@@ -58,7 +58,7 @@ def test_a_manifest_names_plan_profile_interface_and_checksums(artifact: Artifac
 
 def test_no_path_user_time_or_calibration_gets_in(artifact: Artifact) -> None:
     meta = {
-        "license": "MIT",
+        "licence": "MIT",
         "preprocessing": f"tokenizer {artifact.path.parent}/tokenizer.json, lower case",
         "calibration": "a private sentence",
         "source": str(artifact.path),

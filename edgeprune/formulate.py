@@ -1,0 +1,198 @@
+"""From sites, damage and cost to the solver's question, and from its answer back to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.cost import CostTable
+from edgeprune.importance import Damage
+from edgeprune.plan import Plan
+from edgeprune.profile import Multiples
+from edgeprune.sites import Site, Sites
+from edgeprune.sites.depth import Residual
+from edgeprune.sites.length import TokenStream
+from edgeprune.solve import Block, FrontPoint, Problem
+
+# Options of a wide site: enough for the solver to hit a budget within a percent.
+MOST_OPTIONS = 24
+# Token levels as shares of the full length.
+TOKEN_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.4375, 0.375, 0.3125, 0.25, 0.1875, 0.125, 0.0625)
+AXES = ("depth", "width", "length")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run a sub-layer: ``units`` of its site kept; 0 removes it."""
+
+    units: int
+
+    @property
+    def label(self) -> str:
+        """As shown in messages."""
+        return str(self.units) if self.units else "none"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be chosen in one sub-layer."""
+
+    residual: Residual
+    site: Site | None
+    options: tuple[Option, ...]
+    stream: TokenStream | None
+
+
+def main_site(sites: Sites, residual: Residual) -> Site | None:
+    """The width site that a sub-layer is cut by: heads, kv groups, neurons or channels."""
+    own = set(residual.weights)
+    for site in sites.cuttable:
+        inside = site.kind == "width" and {path for path, _ in site.weights} <= own
+        if inside and site.axis != "queries_per_group":
+            return site
+    return None
+
+
+def width_levels(site: Site, multiples: Multiples) -> tuple[int, ...]:
+    """Numbers of units worth keeping, ascending, all units last: multiples the device likes."""
+    step = multiples.ffn if site.axis == "ffn" else multiples.heads if site.axis == "heads" else 1
+    step = step if site.units >= 4 * step else 1
+    while site.units / step > MOST_OPTIONS:
+        step *= 2
+    return (*range(step, site.units, step), site.units)
+
+
+def token_levels(sites: Sites, multiples: Multiples) -> tuple[int, ...]:
+    """Token counts worth offering, descending from all."""
+    sizes = [(s.tokens.size, len(s.pinned) or 1) for s in sites.streams if s.why_not is None]
+    if not sizes:
+        return (1,)
+    size, least = max(sizes)
+    step = multiples.tokens if size >= 4 * multiples.tokens else 1
+    found = {max(least, round(size * share / step) * step) for share in TOKEN_SHARES[1:]}
+    return (size, *sorted((level for level in found if level < size), reverse=True))
+
+
+def choices_of(
+    sites: Sites, multiples: Multiples, axes: tuple[str, ...] = AXES
+) -> tuple[Choices, ...]:
+    """What may be chosen, sub-layer by sub-layer, with only some axes open."""
+    streams = {s.residual.name: s for s in sites.streams if s.why_not is None}
+    found = []
+    for residual in sites.residuals:
+        site = main_site(sites, residual)
+        full = site.units if site else 1
+        units = [0] if "depth" in axes else []
+        if site and "width" in axes:
+            units += list(width_levels(site, multiples)[:-1])
+        stream = streams.get(residual.name) if "length" in axes else None
+        options = tuple(Option(each) for each in (*units, full))
+        found.append(Choices(residual, site, options, stream))
+    return tuple(found)
+
+
+def formulate(
+    sites: Sites,
+    choices: tuple[Choices, ...],
+    levels: tuple[int, ...],
+    damage: Damage,
+    table: CostTable,
+    weights: Mapping[str, float] | None = None,
+) -> Problem:
+    """The knapsack: every sub-layer's options with what they cost and what they do.
+
+    Args:
+        sites: of the dense program.
+        choices: from :func:`choices_of`.
+        levels: token counts, descending.
+        damage: measured, one site at a time.
+        table: measured or estimated cost.
+        weights: axis -> factor on its damage; single-site damages do not add up exactly, and
+            other factors give other plans of the same latency to choose from.
+    """
+    factor = dict.fromkeys(AXES, 1.0) | dict(weights or {})
+    blocks = tuple(_block(choice, levels, damage, table, factor) for choice in choices)
+    return Problem(
+        levels,
+        blocks,
+        fixed_latency_ms=table.fixed_ms,
+        fixed_weight_mb=table.fixed_weight_mb,
+        fixed_activation_mb=table.fixed_activation_mb,
+    )
+
+
+def plan_of(
+    sites: Sites,
+    choices: tuple[Choices, ...],
+    levels: tuple[int, ...],
+    damage: Damage,
+    point: FrontPoint,
+) -> Plan:
+    """The plan that a solver's point stands for."""
+    kept: dict[str, tuple[int, ...]] = {}
+    tokens: dict[str, int] = {}
+    for i, choice in enumerate(choices):
+        units = choice.options[point.choices[i]].units
+        if not units:
+            kept[choice.residual.name] = ()
+        elif choice.site and units < choice.site.units:
+            kept[choice.site.name] = damage.best(choice.site.name, units)
+        if choice.stream and point.levels_after[i] > point.levels[i]:
+            tokens[choice.stream.name] = levels[point.levels_after[i]]
+    return Plan(sites.program.fingerprint, kept, tokens)
+
+
+def _block(
+    choice: Choices,
+    levels: tuple[int, ...],
+    damage: Damage,
+    table: CostTable,
+    factor: dict[str, float],
+) -> Block:
+    name = choice.residual.name
+    units = [option.units for option in choice.options]
+    select_damage = select_latency = needs = None
+    if choice.stream:
+        select_damage, select_latency = _selection(choice.stream, levels, damage, table, factor)
+        needs = np.array([each > 0 for each in units])
+    return Block(
+        name,
+        tuple(option.label for option in choice.options),
+        damage=np.array([_damage(choice, each, damage, factor) for each in units]),
+        latency_ms=np.array([[table.block_ms(name, u, t) for t in levels] for u in units]),
+        weight_mb=np.array([table.block_weight_mb(name, u) for u in units]),
+        activation_mb=np.array(
+            [[table.block_activation_mb(name, u, t) for t in levels] for u in units]
+        ),
+        select_damage=select_damage,
+        select_latency_ms=select_latency,
+        select_needs=needs,
+    )
+
+
+def _damage(choice: Choices, units: int, damage: Damage, factor: dict[str, float]) -> float:
+    if not units:
+        return factor["depth"] * damage.removed[choice.residual.name]
+    if choice.site is None:
+        return 0.0
+    return factor["width"] * damage.of_width(choice.site.name, units)
+
+
+def _selection(
+    stream: TokenStream,
+    levels: tuple[int, ...],
+    damage: Damage,
+    table: CostTable,
+    factor: dict[str, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """[levels, levels] of dropping from row to column: further damage, and milliseconds."""
+    count = len(levels)
+    harm, cost = np.zeros((count, count)), np.zeros((count, count))
+    alone = [damage.of_tokens(stream.name, level) for level in levels]
+    for i in range(count):
+        for j in range(i + 1, count):
+            harm[i, j] = factor["length"] * max(alone[j] - alone[i], 0.0)
+            cost[i, j] = table.transition_ms(levels[i], levels[j])
+    return harm, cost

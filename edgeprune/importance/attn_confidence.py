@@ -1,0 +1,50 @@
+"""attn_confidence: a head's mean largest attention weight (Voita et al. 2019, "confidence")."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.importance.criterion import criterion
+from edgeprune.importance.evidence import Evidence
+from edgeprune.program.graph import ATEN, calls, shape
+from edgeprune.sites import Site
+from edgeprune.sites.atoms import unit_numbers
+
+
+def _attention_of(evidence: Evidence, site: Site) -> fx.Node | None:
+    atom = evidence.sites.atoms[site.name]
+    for node in calls(evidence.sites.program.module.graph, ATEN.scaled_dot_product_attention):
+        if evidence.sites.flow.of(node)[1].contains(atom):
+            return node
+    return None
+
+
+@criterion(
+    "attn_confidence",
+    needs="data",
+    across_layers=True,
+    applies=lambda evidence, site: _attention_of(evidence, site) is not None,
+)
+def attn_confidence(evidence: Evidence, site: Site) -> Tensor:
+    """Mean over queries of the largest probability; a kv group's is its heads' mean: [units]."""
+    call = _attention_of(evidence, site)
+    assert call is not None
+    operands = [n for n in call.args[:4] if isinstance(n, fx.Node)]
+    scale = call.kwargs.get("scale") or 1 / math.sqrt(shape(call.args[0])[-1])
+    confidence = torch.zeros(shape(call)[1])
+    examples = 0
+    for query, key, _, *mask in evidence.values(operands):
+        if key.shape[1] != query.shape[1]:
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        logits = query @ key.transpose(-1, -2) * scale + (mask[0] if mask else 0.0)
+        confidence += logits.softmax(-1).amax(-1).mean(2).sum(0)
+        examples += len(query)
+    numbers = torch.tensor(
+        unit_numbers(evidence.sites.flow.of(call)[1], evidence.sites.atoms[site.name])
+    )
+    return (
+        torch.stack([confidence[numbers == unit].mean() for unit in range(site.units)]) / examples
+    )

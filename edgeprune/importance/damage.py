@@ -1,0 +1,144 @@
+"""Damage: how far the outputs move when one site alone is cut to one level, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune import console
+from edgeprune.importance.evidence import Evidence
+from edgeprune.importance.readers import augmented, refitted
+from edgeprune.plan import Plan
+from edgeprune.program.program import as_tuple
+from edgeprune.surgery import apply
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Measured output movement, one site at a time; between measured levels it is interpolated.
+
+    Attributes:
+        orders: width site -> its units, the most important first.
+        width: width site -> {units kept: damage}, with the reader refitted.
+        removed: sub-layer -> damage of removing it.
+        tokens: tokens site -> {tokens kept: damage}.
+    """
+
+    orders: dict[str, tuple[int, ...]]
+    width: dict[str, dict[int, float]]
+    removed: dict[str, float]
+    tokens: dict[str, dict[int, float]]
+
+    def of_width(self, site: str, kept: int) -> float:
+        """Damage of keeping the ``kept`` best units."""
+        return _interpolate(self.width[site], kept)
+
+    def of_tokens(self, site: str, kept: int) -> float:
+        """Damage of letting only ``kept`` tokens go on."""
+        return _interpolate(self.tokens[site], kept)
+
+    def best(self, site: str, kept: int) -> tuple[int, ...]:
+        """Numbers of the ``kept`` best units, ascending."""
+        return tuple(sorted(self.orders[site][:kept]))
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in the build folder."""
+        return {
+            "orders": {name: list(order) for name, order in self.orders.items()},
+            "width": self.width,
+            "removed": self.removed,
+            "tokens": self.tokens,
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Damage:
+        """Read what :meth:`to_json` gave."""
+        return cls(
+            {name: tuple(order) for name, order in body["orders"].items()},
+            {name: _levels(levels) for name, levels in body["width"].items()},
+            body["removed"],
+            {name: _levels(levels) for name, levels in body["tokens"].items()},
+        )
+
+
+def measure_damage(
+    evidence: Evidence,
+    orders: dict[str, tuple[int, ...]],
+    width_levels: dict[str, Sequence[int]],
+    token_levels: Sequence[int],
+) -> Damage:
+    """Measure every site alone.
+
+    Args:
+        evidence: calibration data of the dense program.
+        orders: width site -> units, the most important first.
+        width_levels: width site -> numbers of kept units to measure.
+        token_levels: numbers of kept tokens to measure.
+    """
+    sites = evidence.sites
+    streams = [s for s in sites.streams if s.why_not is None]
+    counts = [t for t in token_levels if t < max((s.tokens.size for s in streams), default=0)]
+    total = sum(map(len, width_levels.values())) + len(sites.residuals) + len(streams) * len(counts)
+    with console.progress("measuring damage", total=total, unit="cuts") as advance:
+
+        def noted(damage: float, what: str) -> float:
+            advance(1, what)
+            return damage
+
+        width = {
+            name: {sites.get(name).units: 0.0}
+            | {k: noted(_cut(evidence, name, orders[name][:k]), f"{name} {k}") for k in levels}
+            for name, levels in width_levels.items()
+        }
+        removed = {
+            r.name: noted(evidence.movement({evidence.gated.paths[r.name]: torch.zeros(1)}), r.name)
+            for r in sites.residuals
+        }
+        tokens = {
+            s.name: {s.tokens.size: 0.0}
+            | {k: noted(_fewer_tokens(evidence, s.name, k), f"{s.name} {k}") for k in counts}
+            for s in streams
+        }
+    return Damage(orders, width, removed, tokens)
+
+
+def _cut(evidence: Evidence, name: str, units: tuple[int, ...]) -> float:
+    return evidence.movement(cut_and_refit(evidence, name, units))
+
+
+def cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dict[str, Tensor]:
+    """The tensors that stand for one site cut to ``units``: its reader refitted, else its gate."""
+    reader = evidence.readers.get(name)
+    if reader is None:
+        factors = torch.zeros(evidence.sites.get(name).units)
+        factors[list(units)] = 1.0
+        return {evidence.gated.paths[name]: factors}
+    tensors = evidence.sites.program.tensors
+    bias = tensors[reader.bias] if reader.bias else None
+    columns = reader.columns(units)
+    weight = augmented(tensors[reader.weight], bias)
+    best = refitted(weight, evidence.grams[name], columns, bias is not None).float()
+    new = torch.zeros_like(tensors[reader.weight])
+    new[:, columns] = best[:, : len(columns)]
+    return {reader.weight: new} | ({reader.bias: best[:, -1]} if reader.bias else {})
+
+
+def _fewer_tokens(evidence: Evidence, name: str, keep: int) -> float:
+    sites = evidence.sites
+    program = apply(sites.program, Plan(sites.program.fingerprint, tokens={name: keep}), sites)
+    with torch.no_grad():
+        return evidence.moved(as_tuple(program(*batch)) for batch in evidence.batches)
+
+
+def _interpolate(levels: dict[int, float], kept: int) -> float:
+    known = sorted(levels)
+    return float(np.interp(kept, known, [levels[k] for k in known]))
+
+
+def _levels(body: dict[str, float]) -> dict[int, float]:
+    return {int(kept): damage for kept, damage in body.items()}

@@ -1,0 +1,141 @@
+"""What calibration data says about a program, computed once and shared by all criteria."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx
+
+from edgeprune.importance.readers import LinearReader, gram_of, linear_reader
+from edgeprune.importance.replay import Replay
+from edgeprune.program.program import as_tuple
+from edgeprune.sites import Sites
+from edgeprune.surgery import Gated, gate
+
+# Random projections per batch for gradients: one per example and draw.
+DRAWS = 2
+
+
+class Evidence:
+    """Calibration batches with everything that criteria derive from them.
+
+    Attributes:
+        sites: of the dense program.
+        batches: model inputs without labels.
+        seed: for what is random.
+    """
+
+    def __init__(self, sites: Sites, batches: Iterable[tuple[Tensor, ...]], seed: int = 0) -> None:
+        self.sites = sites
+        self.batches = tuple(batches)
+        self.seed = seed
+
+    @cached_property
+    def gated(self) -> Gated:
+        """The program with a gate on every unit and sub-layer."""
+        return gate(self.sites)
+
+    @cached_property
+    def readers(self) -> dict[str, LinearReader]:
+        """Width site -> its linear reader, where it has exactly one."""
+        found = {
+            site.name: linear_reader(self.sites, site.name)
+            for site in self.sites.cuttable
+            if site.kind == "width"
+        }
+        return {name: reader for name, reader in found.items() if reader is not None}
+
+    @cached_property
+    def grams(self) -> dict[str, Tensor]:
+        """Width site -> second moments of what its reader reads, [in + 1, in + 1]."""
+        names = list(self.readers)
+        sources = [self.readers[name].source for name in names]
+        totals: dict[str, Tensor] = {}
+        for values in self.values(sources):
+            for name, x in zip(names, values, strict=True):
+                moments = gram_of(x)
+                totals[name] = totals[name] + moments if name in totals else moments
+        return totals
+
+    def values(self, nodes: Sequence[fx.Node]) -> Iterator[tuple[Tensor, ...]]:
+        """What the dense program computes at ``nodes``, batch by batch."""
+        for batch in self.batches:
+            yield values_at(self.sites.program.module, nodes, batch)
+
+    @cached_property
+    def outputs(self) -> tuple[tuple[Tensor, ...], ...]:
+        """The dense program's outputs, batch by batch."""
+        with torch.no_grad():
+            return tuple(as_tuple(self.sites.program(*batch)) for batch in self.batches)
+
+    @cached_property
+    def spread(self) -> tuple[float, ...]:
+        """Each output's total squared deviation from its mean over all calibration examples."""
+        spreads = []
+        for parts in zip(*self.outputs, strict=True):
+            whole = torch.cat(parts)
+            spreads.append(max(float((whole - whole.mean(0)).double().square().sum()), 1e-30))
+        return tuple(spreads)
+
+    def moved(self, outputs: Iterable[tuple[Tensor, ...]]) -> float:
+        """How far outputs are from the dense ones: squared distance over spread."""
+        sums = [0.0] * len(self.spread)
+        for ours, dense in zip(outputs, self.outputs, strict=True):
+            for i, (mine, theirs) in enumerate(zip(ours, dense, strict=True)):
+                sums[i] += float((mine - theirs).double().square().sum())
+        return sum(s / spread for s, spread in zip(sums, self.spread, strict=True)) / len(sums)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """Runs the gated program again with some tensors replaced."""
+        program = self.gated.program
+        paths = [*self.gated.paths.values(), *(r.weight for r in self.readers.values())]
+        paths += [r.bias for r in self.readers.values() if r.bias]
+        return Replay(program.module, self.batches, paths)
+
+    def movement(self, replaced: dict[str, Tensor]) -> float:
+        """How far the outputs move when these gates, weights or biases are replaced."""
+        return self.moved(self.replay.run(replaced))
+
+    @cached_property
+    def gate_gradients(self) -> dict[str, Tensor]:
+        """Width site or sub-layer -> mean squared gradient of projected outputs per gate."""
+        generator = torch.Generator().manual_seed(self.seed)
+        totals = {name: torch.zeros_like(gate_.data) for name, gate_ in self.gated.gates.items()}
+        for batch in self.batches:
+            outputs = as_tuple(self.gated(*batch))
+            for draw in range(DRAWS):
+                projected = torch.zeros(())
+                for output, spread in zip(outputs, self.spread, strict=True):
+                    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1
+                    projected = projected + (output * signs).sum() / spread**0.5
+                gradients = torch.autograd.grad(
+                    projected, list(self.gated.gates.values()), retain_graph=draw < DRAWS - 1
+                )
+                for name, gradient in zip(totals, gradients, strict=True):
+                    totals[name] += gradient.square()
+        return totals
+
+
+def values_at(
+    module: fx.GraphModule, nodes: Sequence[fx.Node], batch: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """What the module computes at ``nodes`` for one batch, without running what comes after."""
+    wanted = set(nodes)
+    found: dict[fx.Node, Tensor] = {}
+
+    class Until(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            result = super().run_node(n)
+            if n in wanted:
+                found[n] = result
+                if len(found) == len(wanted):
+                    raise StopIteration
+            return result
+
+    with torch.no_grad(), contextlib.suppress(StopIteration):
+        Until(module).run(*batch)
+    return tuple(found[node] for node in nodes)

@@ -1,0 +1,78 @@
+"""obs: structured optimal brain surgeon. Greedy removal, each time with an exact refit.
+
+Kurtic et al. 2023 (ZipLM): the squared error at the reading matrix, after the remaining columns
+have been refitted, is tr(W_s (H^-1_ss)^-1 W_s^T) for a unit's columns s. The least harmful units
+go first, and W and H^-1 are updated as if they had never been there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgeprune.importance.criterion import criterion
+from edgeprune.importance.evidence import Evidence
+from edgeprune.importance.readers import augmented, regularised
+from edgeprune.sites import Site
+
+# Units removed between two updates, as a share of all: 1 in 128 costs 12 ms a step for 1536
+# neurons instead of seconds, and changes the order only among near-equals.
+STEPS = 128
+
+
+@criterion(
+    "obs",
+    needs="data",
+    across_layers=False,
+    applies=lambda evidence, site: site.name in evidence.readers,
+)
+def obs(evidence: Evidence, site: Site) -> Tensor:
+    """The step at which greedy removal takes each unit: [units], the last one highest."""
+    reader = evidence.readers[site.name]
+    tensors = evidence.sites.program.tensors
+    weight = augmented(tensors[reader.weight], tensors[reader.bias] if reader.bias else None)
+    columns = torch.stack([(reader.unit_of == u).nonzero()[:, 0] for u in range(site.units)])
+    order = removal_order(weight, evidence.grams[site.name], columns)
+    scores = torch.empty(site.units)
+    scores[order] = torch.arange(site.units, dtype=torch.float32)
+    return scores
+
+
+def removal_order(weight: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
+    """Units in the order in which greedy removal takes them.
+
+    Args:
+        weight: [out, in].
+        gram: second moments of the input, [in, in].
+        columns: input columns of every unit, [units, columns per unit].
+    """
+    weight = weight.clone()
+    inverse = torch.linalg.inv(regularised(gram))
+    left = torch.ones(len(columns), dtype=torch.bool)
+    step = max(1, len(columns) // STEPS)
+    order: list[int] = []
+    while bool(left.any()):
+        units = left.nonzero()[:, 0]
+        errors = _errors(weight, inverse, columns[units])
+        taken = units[errors.argsort()[:step]]
+        order += taken.tolist()
+        left[taken] = False
+        _remove(weight, inverse, columns[taken].flatten())
+    return torch.tensor(order)
+
+
+def _errors(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
+    blocks = inverse[columns[:, :, None], columns[:, None, :]]
+    parts = weight[:, columns].permute(1, 2, 0)
+    return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+
+
+def _remove(weight: Tensor, inverse: Tensor, gone: Tensor) -> None:
+    """Eliminate columns in place; their rows of the inverse become those of an identity."""
+    solved = torch.linalg.solve(inverse[gone][:, gone], inverse[gone])
+    weight -= weight[:, gone] @ solved
+    inverse -= inverse[:, gone] @ solved
+    weight[:, gone] = 0
+    inverse[gone] = 0
+    inverse[:, gone] = 0
+    inverse[gone, gone] = 1

@@ -1,0 +1,163 @@
+"""Pieces: residual sub-layers taken out of a program, to be timed alone at any size.
+
+A piece is ``x + f(x)`` with the norms that follow the sum. Its input is the residual stream; what
+else the branch reads from outside (a mask, rotary tables) becomes an input too, so that a piece
+can have any number of tokens even where the whole model cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import fx
+
+from edgeprune.program.graph import ATEN, ancestors, drop_unread, get_attribute, is_call, value
+from edgeprune.sites import Sites
+from edgeprune.sites.atoms import Dim
+from edgeprune.sites.depth import Residual
+from edgeprune.sites.flow import literals_for
+from edgeprune.surgery.draft import Draft
+
+
+def token_dim(sites: Sites, residual: Residual) -> Dim | None:
+    """The token dimension of the stream ``[batch, tokens, d_model]`` around a sub-layer."""
+    dims = sites.flow.of(residual.add)
+    return dims[1].root if len(dims) == 3 else None
+
+
+def closing_norms(residual: Residual) -> tuple[fx.Node, ...]:
+    """The norms of the sub-layer's own layer that alone read its sum, as in a post-norm encoder."""
+    found: list[fx.Node] = []
+    node = residual.add
+    while len(node.users) == 1:
+        reader = next(iter(node.users))
+        own = [str(n.target) for n in reader.all_input_nodes if n.op == "get_attr"]
+        if not own or not all(path.startswith(f"{residual.layer}.") for path in own):
+            break
+        found.append(reader)
+        node = reader
+    return tuple(found)
+
+
+def chain(
+    sites: Sites,
+    residuals: Sequence[Residual],
+    kept: Mapping[str, int],
+    tokens: int,
+    removed: bool = False,
+) -> tuple[fx.GraphModule, tuple[torch.Tensor, ...]]:
+    """Some sub-layers one after the other, each cut, all with ``tokens`` tokens.
+
+    Args:
+        sites: of the program.
+        residuals: distinct sub-layers whose streams have the same shape, in graph order.
+        kept: width site -> how many of its units stay (the first ones).
+        tokens: on the stream; ignored where the stream has no token dimension.
+        removed: leave the branches out: only the closing norms run.
+
+    Returns:
+        The module and example inputs at batch 1: the stream ``[1, tokens, d_model]``, then one
+        tensor for everything else that the branches read from outside.
+    """
+    draft = Draft(sites)
+    draft.kept = {sites.atoms[name].root: tuple(range(n)) for name, n in kept.items()}
+    draft.cut_weights()
+    return _Chain(draft, tokens).build(residuals, removed)
+
+
+class _Chain:
+    """Rewires the draft so that each sub-layer reads the one before, and drops all else."""
+
+    def __init__(self, draft: Draft, tokens: int) -> None:
+        self.draft = draft
+        self.graph = draft.module.graph
+        self.tokens = tokens
+        self.inputs: dict[fx.Node, fx.Node] = {}
+        self.examples: list[torch.Tensor] = []
+
+    def build(
+        self, residuals: Sequence[Residual], removed: bool
+    ) -> tuple[fx.GraphModule, tuple[torch.Tensor, ...]]:
+        """See :func:`chain`."""
+        stream = self._input(residuals[0].entry, self._size_of(residuals[0]))
+        for residual in residuals:
+            stream = self._link(residual, stream, removed)
+        needed = ancestors(stream) | set(self.inputs.values())
+        for node in reversed(list(self.graph.nodes)):
+            if node not in needed:
+                self.graph.erase_node(node)
+        self.graph.output(stream)
+        drop_unread(self.draft.module)
+        return self.draft.module, tuple(self.examples)
+
+    def _link(self, residual: Residual, stream: fx.Node, removed: bool) -> fx.Node:
+        """Let one sub-layer read ``stream``; returns what it hands on."""
+        norms = closing_norms(residual)
+        inside = norms if removed else (*residual.nodes, residual.add, *norms)
+        copies = self.draft.copies
+        entry = residual.add if removed else residual.entry
+        size = self._size_of(residual)
+        for node in inside:
+            self.draft.origin[copies[node]] = (node, size)
+        for node in inside:
+            copy = copies[node]
+            for source in node.all_input_nodes:
+                if source is entry:
+                    copy.replace_input_with(copies[source], stream)
+                elif is_call(source, ATEN.sym_size):
+                    self._fix_batch(copy, copies[source])
+                elif source not in inside and not self._is_weight(source):
+                    copy.replace_input_with(copies[source], self._input(source, size))
+            recompute = literals_for(node)
+            if recompute is not None:
+                copy.args = recompute(copy, self.draft.sizes)
+        return copies[inside[-1]] if inside else stream
+
+    def _input(self, node: fx.Node, size: dict[Dim, int]) -> fx.Node:
+        """An input in place of a node of the program."""
+        if node not in self.inputs:
+            with self.graph.inserting_before(next(iter(self.graph.nodes))):
+                self.inputs[node] = self.graph.placeholder(f"outside_{len(self.inputs)}")
+            # The first input stays the first placeholder.
+            if self.examples:
+                list(self.inputs.values())[-2].append(self.inputs[node])
+            self.draft.origin[self.inputs[node]] = (node, size)
+            shape = [each or 1 for each in self.draft.sizes(self.inputs[node])]
+            self.examples.append(_example(node, shape))
+        return self.inputs[node]
+
+    def _size_of(self, residual: Residual) -> dict[Dim, int]:
+        tokens = token_dim(self.draft.sites, residual)
+        return {} if tokens is None else {tokens: self.tokens}
+
+    def _is_weight(self, node: fx.Node) -> bool:
+        """Whether a tensor belongs to the sub-layer: it is one that no token count changes."""
+        dims = self.draft.sites.flow.of(node)
+        tokens = {found for _, size in self.draft.origin.values() for found in size}
+        return node.op == "get_attr" and not any(d.contains(t) for d in dims for t in tokens)
+
+    def _fix_batch(self, copy: fx.Node, size: fx.Node) -> None:
+        copy.args = fx.map_arg(copy.args, lambda n: 1 if n is size else n)
+
+
+def _example(node: fx.Node, shape: list[int]) -> torch.Tensor:
+    """Values that behave like the program's: a mask that hides nothing, numbers around 0."""
+    found = value(node)
+    assert found is not None
+    if not found.is_floating_point():
+        return torch.ones(shape, dtype=found.dtype)
+    seed = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=seed, dtype=found.dtype) * (len(shape) == 3)
+
+
+def weights_of(sites: Sites, residual: Residual) -> tuple[str, ...]:
+    """Paths of every weight that the piece reads: the branch's and the closing norms'."""
+    module = sites.program.module
+    closing = (
+        str(source.target)
+        for node in closing_norms(residual)
+        for source in node.all_input_nodes
+        if source.op == "get_attr" and isinstance(get_attribute(module, source.target), torch.Tensor)
+    )
+    return tuple(dict.fromkeys((*residual.weights, *closing)))

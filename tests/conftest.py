@@ -1,0 +1,36 @@
+"""What the tests share: a cache of their own, and the small model that most of them cut."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from edgeprune.cache import cache_dir
+from edgeprune.tasks.digits_vit import DigitsVit
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    assert config.cache is not None
+    os.environ.setdefault("EDGEPRUNE_CACHE", str(config.cache.mkdir("edgeprune")))
+
+
+@pytest.fixture(scope="session")
+def digits() -> DigitsVit:
+    """The digits-vit task, its network trained once for all workers and later sessions."""
+    task = DigitsVit()
+    lock = Path(cache_dir(), "digits-vit.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        task.model()
+    return task
+
+
+@pytest.fixture
+def digits_model(digits: DigitsVit) -> nn.Module:
+    """The trained network; each test gets its own to spoil."""
+    return digits.model()
