@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.cost import CostTable
+from edgeprune.cost.blocks import width_sites
 from edgeprune.importance import Damage
 from edgeprune.plan import Plan
 from edgeprune.profile import Multiples
@@ -45,16 +46,6 @@ class Choices:
     stream: TokenStream | None
 
 
-def main_site(sites: Sites, residual: Residual) -> Site | None:
-    """The width site that a sub-layer is cut by: heads, kv groups, neurons or channels."""
-    own = set(residual.weights)
-    for site in sites.cuttable:
-        inside = site.kind == "width" and {path for path, _ in site.weights} <= own
-        if inside and site.axis != "queries_per_group":
-            return site
-    return None
-
-
 def width_levels(site: Site, multiples: Multiples) -> tuple[int, ...]:
     """Numbers of units worth keeping, ascending, all units last: multiples the device likes."""
     step = multiples.ffn if site.axis == "ffn" else multiples.heads if site.axis == "heads" else 1
@@ -82,7 +73,7 @@ def choices_of(
     streams = {s.residual.name: s for s in sites.streams if s.why_not is None}
     found = []
     for residual in sites.residuals:
-        site = main_site(sites, residual)
+        site = next(iter(width_sites(sites, residual)), None)
         full = site.units if site else 1
         units = [0] if "depth" in axes else []
         if site and "width" in axes:

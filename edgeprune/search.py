@@ -26,6 +26,7 @@ from edgeprune.sites import Sites
 from edgeprune.solve import Bounds, Solution, solve
 from edgeprune.surgery import apply
 from edgeprune.task import Batch, Task
+from edgeprune.validate.timing import MB_PER_MIB
 
 ROUNDS = 3
 # The solver aims a little below the budget: interleaved medians repeat within about 1%.
@@ -163,10 +164,11 @@ class Search:
 
     def _solve(self, correction: float) -> tuple[Solution, list[Candidate]]:
         latency = self.bounds.latency_ms
+        memory, size = self.bounds.peak_memory_mb, self.bounds.size_mb
         bounds = Bounds(
             None if latency is None else MARGIN * latency / correction,
-            self.bounds.peak_memory_mb,
-            self.bounds.size_mb,
+            None if memory is None else memory / MB_PER_MIB,
+            None if size is None else size / MB_PER_MIB,
         )
         solutions = []
         with console.progress("solving", len(VARIANTS), "plans") as advance:
@@ -200,9 +202,7 @@ class Search:
         measured = self.device.measure(workloads, rounds=MEASURED_ROUNDS)
         percentile = self.bounds.percentile
         times = {name: m.percentile_ms(percentile) for name, m in measured.items()}
-        return times["dense"], [
-            replace(c, measured_ms=times[c.plan.hash]) for c in candidates
-        ]
+        return times["dense"], [replace(c, measured_ms=times[c.plan.hash]) for c in candidates]
 
     def _fits(self, candidate: Candidate) -> bool:
         bound = self.bounds.latency_ms

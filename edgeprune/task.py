@@ -90,7 +90,7 @@ class Task(ABC):
         ``predict`` takes batches of any size, on the CPU.
         """
 
-    def validate(self, predict: Predict) -> Score | None:
+    def validate(self, predict: Predict) -> float | None:
         """The score on a validation split: candidate plans are chosen by it.
 
         None (the default): they are chosen by how little they move the outputs.

@@ -14,8 +14,7 @@ from edgeprune.tasks.digits_vit import DigitsVit
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    assert config.cache is not None
-    os.environ.setdefault("EDGEPRUNE_CACHE", str(config.cache.mkdir("edgeprune")))
+    os.environ.setdefault("EDGEPRUNE_CACHE", str(config.rootpath / ".pytest_cache" / "edgeprune"))
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def task_file(folder: Path, text: str) -> Path:
 class Linear(Task):
     """A task whose batches a test chooses."""
 
-    input_names = ("sound",)
+    input_names: tuple[str, ...] | None = ("sound",)
 
     def __init__(self, *batches: object, examples: Batch | None = None) -> None:
         self.batches, self.examples = batches, examples or (torch.ones(2, 3),)

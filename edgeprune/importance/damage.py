@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ class Damage:
 def measure_damage(
     evidence: Evidence,
     orders: dict[str, tuple[int, ...]],
-    width_levels: dict[str, Sequence[int]],
+    width_levels: Mapping[str, Sequence[int]],
     token_levels: Sequence[int],
 ) -> Damage:
     """Measure every site alone.

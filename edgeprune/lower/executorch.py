@@ -52,7 +52,7 @@ def lower_graph(
             # Imported here: it takes seconds, and most commands never lower anything.
             from edgeprune.lower.xnnpack import to_executorch
 
-            return Lowered(*to_executorch(module, tuple(inputs), precision))
+            return Lowered(*to_executorch(module, _dense(inputs), precision))
     except EdgepruneError:
         raise
     except Exception as error:
@@ -62,6 +62,12 @@ def lower_graph(
             f"{type(error).__name__}: {reason.strip()[:300]}",
             detail=str(error),
         ) from error
+
+
+def _dense(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Copies with plain strides: with one channel, strides can also mean channels last, and the
+    file would then ask for inputs in that order."""
+    return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
 
 
 @register_runtime("executorch")

@@ -10,6 +10,8 @@ from torch import fx
 from edgeprune.program.graph import (
     ATEN,
     annotate,
+    calls,
+    drop_dead,
     drop_unread,
     evaluate,
     get_attribute,
@@ -38,6 +40,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     drop_checks(module)
     annotate(module, example_inputs)
     drop_no_ops(module)
+    write_sizes_out(module)
     fold_constants(module)
     annotate(module, example_inputs)
     make_masks_additive(module, example_inputs)
@@ -96,6 +99,18 @@ def _is_no_op(node: fx.Node) -> bool:
     return False
 
 
+def write_sizes_out(module: fx.GraphModule) -> None:
+    """One form for calls with sizes: ``unflatten`` as ``view``, any split as split_with_sizes."""
+    for node in calls(module.graph, ATEN.unflatten):
+        sizes = [-1, *shape(node)[1:]]
+        node.target, node.args = ATEN.view.default, (node.args[0], sizes)
+    for node in calls(module.graph, ATEN.split, ATEN.chunk):
+        axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+        sizes = [int(part.shape[axis]) for part in node.meta["val"]]
+        node.target, node.args = ATEN.split_with_sizes.default, (node.args[0], sizes, axis)
+        node.kwargs = {}
+
+
 def fold_constants(module: fx.GraphModule) -> None:
     """Compute once what does not depend on the inputs' values, and keep it as a buffer.
 
@@ -122,7 +137,7 @@ def fold_constants(module: fx.GraphModule) -> None:
             folded = _fold(module, node, constant | batch_only)
             if folded is not None:
                 constant.add(_put_constant(module, node, folded))
-    module.graph.eliminate_dead_code()
+    drop_dead(module.graph)
 
 
 def _is_random(node: fx.Node) -> bool:

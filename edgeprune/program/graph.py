@@ -66,7 +66,7 @@ def tensors_read(module: fx.GraphModule) -> dict[str, torch.Tensor]:
 
 def drop_unread(module: fx.GraphModule) -> None:
     """Remove dead nodes, then every weight and buffer that no node reads."""
-    module.graph.eliminate_dead_code()
+    drop_dead(module.graph)
     read = tensors_read(module)
     named = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     named += [name for name, _ in module.named_buffers(remove_duplicate=False)]
@@ -76,6 +76,11 @@ def drop_unread(module: fx.GraphModule) -> None:
             delattr(get_attribute(module, owner_path) if owner_path else module, leaf)
     module.delete_all_unused_submodules()
     module.recompile()
+
+
+def drop_dead(graph: fx.Graph) -> None:
+    """Remove nodes that nothing reads; also attention, which torch keeps for its dropout's sake."""
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
 
 def value(node: fx.Node) -> torch.Tensor | None:

@@ -1,5 +1,6 @@
 """Recovery: what a cut program gets back without labels."""
 
 from edgeprune.recover.distil import Distilled, distil
+from edgeprune.recover.refit import refit
 
-__all__ = ["Distilled", "distil"]
+__all__ = ["Distilled", "distil", "refit"]

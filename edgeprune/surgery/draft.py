@@ -56,6 +56,13 @@ class Draft:
         set_tensor(self.module, name, tensor)
         return self.module.graph.get_attr(name)
 
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Let a new node stand for one of the copy's, which goes."""
+        self.origin[new] = self.origin.pop(old)
+        self.copies[self.origin[new][0]] = new
+        old.replace_all_uses_with(new)
+        self.module.graph.erase_node(old)
+
     def dims(self, node: fx.Node) -> tuple[Dim, ...]:
         """The original dimension trees of a node of the copy."""
         origin = self.origin.get(node)

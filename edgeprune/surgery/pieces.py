@@ -8,6 +8,7 @@ can have any number of tokens even where the whole model cannot.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -40,13 +41,27 @@ def closing_norms(residual: Residual) -> tuple[fx.Node, ...]:
     return tuple(found)
 
 
+class Piece(NamedTuple):
+    """Sub-layers on their own.
+
+    Attributes:
+        module: reads the stream first, then what else comes from outside.
+        inputs: examples at batch 1: the stream ``[1, tokens, d_model]``, ...
+        sources: the nodes of the program that the inputs stand for.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[torch.Tensor, ...]
+    sources: tuple[fx.Node, ...]
+
+
 def chain(
     sites: Sites,
     residuals: Sequence[Residual],
     kept: Mapping[str, int],
     tokens: int,
     removed: bool = False,
-) -> tuple[fx.GraphModule, tuple[torch.Tensor, ...]]:
+) -> Piece:
     """Some sub-layers one after the other, each cut, all with ``tokens`` tokens.
 
     Args:
@@ -55,51 +70,52 @@ def chain(
         kept: width site -> how many of its units stay (the first ones).
         tokens: on the stream; ignored where the stream has no token dimension.
         removed: leave the branches out: only the closing norms run.
-
-    Returns:
-        The module and example inputs at batch 1: the stream ``[1, tokens, d_model]``, then one
-        tensor for everything else that the branches read from outside.
     """
     draft = Draft(sites)
     draft.kept = {sites.atoms[name].root: tuple(range(n)) for name, n in kept.items()}
     draft.cut_weights()
-    return _Chain(draft, tokens).build(residuals, removed)
+    return _Chain(draft, tokens, removed).build(residuals)
 
 
 class _Chain:
     """Rewires the draft so that each sub-layer reads the one before, and drops all else."""
 
-    def __init__(self, draft: Draft, tokens: int) -> None:
+    def __init__(self, draft: Draft, tokens: int, removed: bool) -> None:
         self.draft = draft
         self.graph = draft.module.graph
         self.tokens = tokens
+        self.removed = removed
+        self.size: dict[Dim, int] = {}
         self.inputs: dict[fx.Node, fx.Node] = {}
         self.examples: list[torch.Tensor] = []
 
-    def build(
-        self, residuals: Sequence[Residual], removed: bool
-    ) -> tuple[fx.GraphModule, tuple[torch.Tensor, ...]]:
+    def build(self, residuals: Sequence[Residual]) -> Piece:
         """See :func:`chain`."""
-        stream = self._input(residuals[0].entry, self._size_of(residuals[0]))
+        self._resize(residuals[0])
+        stream = self._input(residuals[0].entry)
         for residual in residuals:
-            stream = self._link(residual, stream, removed)
+            self._resize(residual)
+            stream = self._link(residual, stream)
         needed = ancestors(stream) | set(self.inputs.values())
         for node in reversed(list(self.graph.nodes)):
             if node not in needed:
                 self.graph.erase_node(node)
         self.graph.output(stream)
         drop_unread(self.draft.module)
-        return self.draft.module, tuple(self.examples)
+        return Piece(self.draft.module, tuple(self.examples), tuple(self.inputs))
 
-    def _link(self, residual: Residual, stream: fx.Node, removed: bool) -> fx.Node:
+    def _resize(self, residual: Residual) -> None:
+        dim = token_dim(self.draft.sites, residual)
+        self.size = {} if dim is None else {dim: self.tokens}
+
+    def _link(self, residual: Residual, stream: fx.Node) -> fx.Node:
         """Let one sub-layer read ``stream``; returns what it hands on."""
         norms = closing_norms(residual)
-        inside = norms if removed else (*residual.nodes, residual.add, *norms)
+        inside = norms if self.removed else (*residual.nodes, residual.add, *norms)
+        entry = residual.add if self.removed else residual.entry
         copies = self.draft.copies
-        entry = residual.add if removed else residual.entry
-        size = self._size_of(residual)
         for node in inside:
-            self.draft.origin[copies[node]] = (node, size)
+            self.draft.origin[copies[node]] = (node, self.size)
         for node in inside:
             copy = copies[node]
             for source in node.all_input_nodes:
@@ -107,35 +123,29 @@ class _Chain:
                     copy.replace_input_with(copies[source], stream)
                 elif is_call(source, ATEN.sym_size):
                     self._fix_batch(copy, copies[source])
-                elif source not in inside and not self._is_weight(source):
-                    copy.replace_input_with(copies[source], self._input(source, size))
+                elif source not in inside and not self._belongs(source):
+                    copy.replace_input_with(copies[source], self._input(source))
             recompute = literals_for(node)
             if recompute is not None:
                 copy.args = recompute(copy, self.draft.sizes)
         return copies[inside[-1]] if inside else stream
 
-    def _input(self, node: fx.Node, size: dict[Dim, int]) -> fx.Node:
-        """An input in place of a node of the program."""
+    def _input(self, node: fx.Node) -> fx.Node:
+        """An input in place of a node of the program, after those that there are."""
         if node not in self.inputs:
-            with self.graph.inserting_before(next(iter(self.graph.nodes))):
-                self.inputs[node] = self.graph.placeholder(f"outside_{len(self.inputs)}")
-            # The first input stays the first placeholder.
-            if self.examples:
-                list(self.inputs.values())[-2].append(self.inputs[node])
-            self.draft.origin[self.inputs[node]] = (node, size)
-            shape = [each or 1 for each in self.draft.sizes(self.inputs[node])]
-            self.examples.append(_example(node, shape))
+            first = next(iter(self.graph.nodes))
+            last = next(reversed(self.inputs.values()), None)
+            with self.graph.inserting_after(last) if last else self.graph.inserting_before(first):
+                made = self.graph.placeholder(f"outside_{len(self.inputs)}")
+            self.inputs[node] = made
+            self.draft.origin[made] = (node, self.size)
+            self.examples.append(_example(node, [n or 1 for n in self.draft.sizes(made)]))
         return self.inputs[node]
 
-    def _size_of(self, residual: Residual) -> dict[Dim, int]:
-        tokens = token_dim(self.draft.sites, residual)
-        return {} if tokens is None else {tokens: self.tokens}
-
-    def _is_weight(self, node: fx.Node) -> bool:
-        """Whether a tensor belongs to the sub-layer: it is one that no token count changes."""
+    def _belongs(self, node: fx.Node) -> bool:
+        """Whether a tensor is the sub-layer's own: a weight, of a size that tokens do not change."""
         dims = self.draft.sites.flow.of(node)
-        tokens = {found for _, size in self.draft.origin.values() for found in size}
-        return node.op == "get_attr" and not any(d.contains(t) for d in dims for t in tokens)
+        return node.op == "get_attr" and not any(d.contains(t) for d in dims for t in self.size)
 
     def _fix_batch(self, copy: fx.Node, size: fx.Node) -> None:
         copy.args = fx.map_arg(copy.args, lambda n: 1 if n is size else n)
@@ -158,6 +168,7 @@ def weights_of(sites: Sites, residual: Residual) -> tuple[str, ...]:
         str(source.target)
         for node in closing_norms(residual)
         for source in node.all_input_nodes
-        if source.op == "get_attr" and isinstance(get_attribute(module, source.target), torch.Tensor)
+        if source.op == "get_attr"
+        and isinstance(get_attribute(module, source.target), torch.Tensor)
     )
     return tuple(dict.fromkeys((*residual.weights, *closing)))

@@ -189,7 +189,7 @@ def _write_out(draft: Draft, call: fx.Node) -> tuple[fx.Node, fx.Node | None]:
         probabilities = draft.emit(ATEN.softmax.int, scores, -1)
         output = draft.emit(ATEN.matmul.default, probabilities, values)
     output.meta = dict(call.meta)
-    call.replace_all_uses_with(output)
+    draft.replace(call, output)
     return probabilities, mask if isinstance(mask, fx.Node) else None
 
 

@@ -62,8 +62,8 @@ class ModelFileTask(Task):
     def evaluate(self, predict: Predict) -> Score:
         return _cosines(predict, self._test, self._test_answers)
 
-    def validate(self, predict: Predict) -> Score:
-        return _cosines(predict, self._validation, self._validation_answers)
+    def validate(self, predict: Predict) -> float:
+        return float(_cosines(predict, self._validation, self._validation_answers).mean())
 
     @cached_property
     def _test_answers(self) -> Tensor:

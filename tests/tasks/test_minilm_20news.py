@@ -76,6 +76,7 @@ def test_the_four_splits_are_disjoint_and_seeded() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_the_dense_model_scores_what_the_docs_say_and_truncation_costs() -> None:
     task = MinilmNews()
     check_task(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from itertools import accumulate
 from typing import Any
 
 from torch import fx
@@ -14,7 +15,7 @@ from edgeprune.sites.flow import Dims, Flow, Sizes, describe, is_tensor, literal
 RESHAPES = (ATEN.view, ATEN.reshape, ATEN._unsafe_view)
 
 
-@rule(*RESHAPES, ATEN.flatten, ATEN.unflatten, ATEN.squeeze, ATEN.unsqueeze, ATEN.expand_as)
+@rule(*RESHAPES, ATEN.flatten, ATEN.squeeze, ATEN.unsqueeze, ATEN.expand_as)
 def reshape(flow: Flow, node: fx.Node) -> Dims:
     """The same entries in the same order: both sides are one sequence of factors."""
     before = [dim for dim in flow.of(node.args[0]) if dim.size != 1]
@@ -145,23 +146,30 @@ def stack(flow: Flow, node: fx.Node) -> Dims:
     return tuple(result)
 
 
-@rule(ATEN.split, ATEN.split_with_sizes, ATEN.chunk)
+@rule(ATEN.split_with_sizes)
 def split(flow: Flow, node: fx.Node) -> list[Dims]:
     """Consecutive segments of one dimension."""
     dims = flow.of(node.args[0])
-    axis = (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % len(dims)
-    sizes = [int(each.shape[axis]) for each in node.meta["val"]]
-    marks = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    axis = _split_axis(node) % len(dims)
+    marks = list(accumulate(node.args[1]))
     segments = cut_at(dims[axis], marks, describe(node))
     return [(*dims[:axis], segment, *dims[axis + 1 :]) for segment in segments]
 
 
-@literals(ATEN.split, ATEN.split_with_sizes, ATEN.chunk)
+@literals(ATEN.split_with_sizes)
 def split_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """Every segment's new size."""
+    axis = _split_axis(node)
+    parts = list(node.args[1])
+    for user in node.users:
+        parts[user.args[1]] = sizes(user)[axis]
+    return (node.args[0], parts, axis)
+
+
+def _split_axis(node: fx.Node) -> int:
     axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    parts = {user.args[1]: sizes(user)[axis] for user in node.users}
-    return (node.args[0], [parts[i] for i in sorted(parts)], axis)
+    assert isinstance(axis, int)
+    return axis
 
 
 @rule(ATEN.unbind)

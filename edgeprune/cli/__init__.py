@@ -1,0 +1,30 @@
+"""The face: one command a file. Torch takes seconds to load, so commands import it when they run."""
+
+from edgeprune.cli import (
+    apply,
+    build,
+    devices,
+    doctor,
+    inspect,
+    lower,
+    measure,
+    plan,
+    profiles,
+    validate,
+)
+from edgeprune.cli.app import app, main
+
+__all__ = [
+    "app",
+    "apply",
+    "build",
+    "devices",
+    "doctor",
+    "inspect",
+    "lower",
+    "main",
+    "measure",
+    "plan",
+    "profiles",
+    "validate",
+]

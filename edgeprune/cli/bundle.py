@@ -1,0 +1,86 @@
+"""What lies in a build folder, read back and checked."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeprune import files
+from edgeprune.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeprune.lower import Artifact
+
+
+def read_artifact(model: Path) -> Artifact:
+    """A lowered file, from itself and the manifest.json and delegation.csv beside it.
+
+    Raises:
+        InputError: a file is missing, or is not the one that the manifest describes.
+    """
+    from edgeprune.lower import Artifact, DelegationRow, TensorSpec
+
+    if not model.is_file():
+        raise InputError(f"{model}: no such file. Make it with edgeprune build or edgeprune lower.")
+    manifest = files.read_json(model.parent / "manifest.json", "manifest")
+    sha256 = files.sha256_of(model)
+    _check_sum(model, sha256, manifest)
+    delegation = model.parent / "delegation.csv"
+    try:
+        with delegation.open(newline="") as stream:
+            rows = tuple(DelegationRow(**row) for row in csv.DictReader(stream))
+        inputs, outputs = (
+            tuple(TensorSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in manifest[key])
+            for key in ("inputs", "outputs")
+        )
+        return Artifact(
+            path=model,
+            runtime=manifest["runtime"],
+            precision=manifest["precision"],
+            inputs=inputs,
+            outputs=outputs,
+            delegation=rows,
+            delegated_nodes=sum(row.delegate != "cpu" for row in rows),
+            planned_memory_bytes=0,
+            size_bytes=model.stat().st_size,
+            sha256=sha256,
+            seconds=0.0,
+        )
+    except OSError as error:
+        raise InputError(f"{delegation}: cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{model.parent}: manifest.json or delegation.csv is not complete ({error!r}). "
+            "Lower the model again."
+        ) from error
+
+
+def made_up_inputs(artifact: Artifact) -> tuple[Tensor, ...]:
+    """One example that any model takes: noise for floats, 0 for numbers of things, 1 for masks."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for spec in artifact.inputs:
+        dtype = getattr(torch, spec.dtype)
+        if "mask" in spec.name or dtype == torch.bool:
+            made.append(torch.ones(spec.shape, dtype=dtype))
+        elif dtype.is_floating_point:
+            made.append(torch.randn(spec.shape, generator=generator).to(dtype))
+        else:
+            made.append(torch.zeros(spec.shape, dtype=dtype))
+    return tuple(made)
+
+
+def _check_sum(model: Path, sha256: str, manifest: dict[str, Any]) -> None:
+    wanted = manifest.get("sha256", {}).get(model.name)
+    if wanted is None:
+        raise InputError(f"{model.parent}/manifest.json: describes other files than {model.name}")
+    if wanted != sha256:
+        raise InputError(
+            f"{model}: not the file that manifest.json describes (sha256 {sha256[:12]}…, wanted "
+            f"{wanted[:12]}…). Was it cut short? Lower the model again."
+        )

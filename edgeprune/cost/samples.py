@@ -1,0 +1,181 @@
+"""Samples: lowered pieces timed on a device in turns with the dense model, kept as they come."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeprune import files
+from edgeprune.cache import cache_dir
+from edgeprune.console import progress
+from edgeprune.cost.memory import working_set_bytes
+from edgeprune.cost.plans import DENSE
+from edgeprune.devices.device import Device, Workload
+from edgeprune.errors import InputError
+from edgeprune.lower import lower_graph
+from edgeprune.lower.artifact import Precision
+from edgeprune.program.graph import op_name, shape
+from edgeprune.program.program import Program
+
+ROUNDS = 60
+BATCH = 8
+# The fastest runs say what the code takes; the others, what else the machine was doing.
+FASTEST_SHARE = 0.1
+FEWEST_RUNS = 3
+
+Lowerable = tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Something to lower and time.
+
+    Attributes:
+        name: unique; says everything that its cost depends on.
+        build: makes the module and its inputs; None stands for the dense model.
+        memory: measure its peak memory too.
+    """
+
+    name: str
+    build: Callable[[], Lowerable] | None
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a point took.
+
+    Attributes:
+        samples_ms: its runs; ``dense_ms``: those of the dense model in the same batch.
+        size_bytes: of the file.
+        working_set_bytes: of the tensors alive at once, at most.
+        peak_memory_mb: None if not asked for.
+        date: ISO 8601.
+    """
+
+    samples_ms: tuple[float, ...]
+    dense_ms: tuple[float, ...]
+    size_bytes: int
+    working_set_bytes: int
+    peak_memory_mb: float | None
+    date: str
+
+    @property
+    def ratio(self) -> float:
+        """Latency over the dense model's."""
+        return fastest_ms(self.samples_ms) / fastest_ms(self.dense_ms)
+
+
+Samples = dict[str, Sample]
+
+
+def fastest_ms(samples_ms: Sequence[float]) -> float:
+    """The mean of the fastest tenth of the runs, at least three."""
+    count = min(len(samples_ms), max(FEWEST_RUNS, int(FASTEST_SHARE * len(samples_ms))))
+    return float(np.sort(samples_ms)[:count].mean())
+
+
+def samples_file(program: Program, device: Device, precision: Precision) -> Path:
+    """Where samples are kept: by shapes (not weights), precision, device, versions and code."""
+    state = device.state()
+    shapes = [(op_name(node), node.name, shape(node)) for node in program.module.graph.nodes]
+    package = Path(files.__file__).parent
+    code = [*sorted((package / "lower").glob("*.py")), package / "surgery" / "pieces.py"]
+    key = files.content_hash(
+        shapes,
+        precision,
+        (device.name, state.cpu_model, state.threads),
+        state.versions,
+        [files.sha256_of(path) for path in code],
+    )
+    return cache_dir() / "cost" / f"samples-{key}.json"
+
+
+def read_samples(path: Path) -> Samples:
+    """The samples of a file; none if it is not there, or cannot be read."""
+    try:
+        held = files.read_json(path, "cost-samples")["samples"]
+        return {name: Sample(**body) for name, body in held.items()}
+    except (InputError, TypeError, KeyError):
+        return {}
+
+
+def take_samples(
+    program: Program,
+    device: Device,
+    precision: Precision,
+    points: Sequence[Point],
+    path: Path,
+    known: Samples,
+) -> Samples:
+    """Measure what is not known yet, batch by batch, each kept at once: a killed run resumes."""
+    missing = [point for point in points if point.name not in known]
+    if not missing:
+        return known
+    samples = dict(known)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-")))
+        advance = stack.enter_context(progress("measuring costs", len(missing), "files"))
+        session = _Session(program, device, precision, folder)
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            samples |= session.measure(batch, lambda name: advance(1, name))
+            body = {name: vars(sample) for name, sample in samples.items()}
+            files.write_json(path, "cost-samples", {"samples": body})
+    return samples
+
+
+class _Session:
+    """The dense model lowered once, beside which every batch is timed."""
+
+    def __init__(
+        self, program: Program, device: Device, precision: Precision, folder: Path
+    ) -> None:
+        self.device, self.precision, self.folder = device, precision, folder
+        inputs = tuple(each[:1].contiguous() for each in program.example_inputs)
+        self.dense, _ = self._lowered(DENSE, (program.module, inputs))
+
+    def measure(self, points: Sequence[Point], tell: Callable[[str], None]) -> Samples:
+        """Lower the points, time them and the dense model in turns."""
+        loads: dict[str, Workload] = {}
+        alive: dict[str, int] = {}
+        for number, point in enumerate(points):
+            if point.build is None:
+                loads[point.name], alive[point.name] = self.dense, 0
+            else:
+                found = self._lowered(str(number), point.build())
+                loads[point.name], alive[point.name] = found
+            tell(point.name)
+        measured = self.device.measure(
+            list({load.name: load for load in (self.dense, *loads.values())}.values()), ROUNDS
+        )
+        samples = {}
+        for point in points:
+            load = loads[point.name]
+            peak = self.device.measure([load], 1, memory=True) if point.memory else None
+            samples[point.name] = Sample(
+                samples_ms=_rounded(measured[load.name].samples_ms),
+                dense_ms=_rounded(measured[DENSE].samples_ms),
+                size_bytes=load.path.stat().st_size,
+                working_set_bytes=alive[point.name],
+                peak_memory_mb=peak[load.name].peak_memory_mb if peak else None,
+                date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            )
+        return samples
+
+    def _lowered(self, name: str, piece: Lowerable) -> tuple[Workload, int]:
+        module, inputs = piece
+        path = self.folder / f"{name}.pte"
+        files.write_bytes(path, lower_graph(module, inputs, self.precision).data)
+        return Workload(name, path, inputs), working_set_bytes(module, inputs)
+
+
+def _rounded(samples_ms: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(each, 5) for each in samples_ms)

@@ -1,0 +1,332 @@
+"""The CostTable noun: milliseconds and megabytes of a model's pieces on one device."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgeprune import files
+from edgeprune.cost.blocks import units_kept, width_sites
+from edgeprune.errors import InputError
+from edgeprune.plan import Plan
+from edgeprune.sites import Sites
+
+Line = tuple[tuple[float, float], ...]
+"""(size, value) pairs, sizes ascending."""
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a plan is predicted to cost."""
+
+    latency_ms: float
+    peak_memory_mb: float
+    size_mb: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A quantity over units × tokens, exact at its samples.
+
+    Sampled finely along units at all tokens and along tokens at all units; in between the two
+    lines are multiplied, and corrected by what coarse samples inside say.
+
+    Attributes:
+        by_units: at all tokens.
+        by_tokens: at all units.
+        inside: (units, tokens, value) on a rectangle of sizes that both lines hold.
+    """
+
+    by_units: Line
+    by_tokens: Line
+    inside: tuple[tuple[float, float, float], ...] = ()
+
+    def at(self, units: float, tokens: float) -> float:
+        """The value at a size; between samples interpolated, beyond them extrapolated."""
+        full = self.by_units[-1][1]
+        if not full:
+            return 0.0
+        separate = line_at(self.by_units, units) * line_at(self.by_tokens, tokens) / full
+        return max(separate * self._correction(units, tokens), 0.0)
+
+    def _correction(self, units: float, tokens: float) -> float:
+        """What the samples inside say about the product of the two lines."""
+        sizes, lines = self._corrections
+        if not sizes:
+            return 1.0
+        across = [line_at(line, tokens, clamp=True) for line in lines]
+        return line_at(tuple(zip(sizes, across, strict=True)), units, clamp=True)
+
+    @cached_property
+    def _corrections(self) -> tuple[list[float], list[Line]]:
+        """Per sampled number of units: the correction over tokens; 1 along both full lines."""
+        full = self.by_units[-1][1]
+        rows: dict[float, list[tuple[float, float]]] = {}
+        for units, tokens, value in self.inside:
+            product = line_at(self.by_units, units) * line_at(self.by_tokens, tokens) / full
+            rows.setdefault(units, []).append((tokens, value / product if product else 1.0))
+        last_tokens, last_units = self.by_tokens[-1][0], self.by_units[-1][0]
+        lines = {units: (*sorted(row), (last_tokens, 1.0)) for units, row in rows.items()}
+        if lines:
+            lines[last_units] = ((last_tokens, 1.0),)
+        sizes = sorted(lines)
+        return sizes, [lines[size] for size in sizes]
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """What one kind of sub-layer costs.
+
+    Attributes:
+        members: names of the sub-layers it holds for.
+        ms: latency of one of them.
+        removed_ms: over tokens, of what stays of it when it is removed (its closing norms).
+        activation_mb: memory while it runs.
+        weight_mb, removed_weight_mb: in the file, at all units and when removed.
+        fixed_weight_mb: of ``weight_mb``, the part that no unit carries.
+    """
+
+    members: tuple[str, ...]
+    ms: Grid
+    removed_ms: Line
+    activation_mb: Grid
+    weight_mb: float
+    fixed_weight_mb: float
+    removed_weight_mb: float
+
+    @property
+    def units(self) -> float:
+        """All of its units."""
+        return self.ms.by_units[-1][0]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Milliseconds of selecting tokens: a polynomial in shares of ``tokens``, all factors >= 0.
+
+    Attributes:
+        tokens: on the uncut stream.
+        factors: of 1, in, in², in·keep and keep.
+    """
+
+    tokens: int
+    factors: tuple[float, float, float, float, float]
+
+    def at(self, tokens_in: int, keep: int) -> float:
+        """Selecting ``keep`` of ``tokens_in``; 0 where nothing is dropped."""
+        if keep >= tokens_in:
+            return 0.0
+        terms = transition_terms(self.tokens, tokens_in, keep)
+        return sum(f * t for f, t in zip(self.factors, terms, strict=True))
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Predicts what a plan costs on one device, runtime and precision.
+
+    Attributes:
+        device: its name, CPU and threads.
+        versions: of what ran.
+        date: when it was made, ISO 8601.
+        program: fingerprint of the model.
+        provenance: "measured", or "estimated" from a profile.
+        dense_ms: the uncut model.
+        blocks: one per kind of sub-layer.
+        scale: whole models over the sum of their pieces.
+        fixed_ms: of all that is no block: embedding, head.
+        fixed_weight_mb: in the file, of all that is no block.
+        fixed_activation_mb: memory beside the file, whatever runs.
+        error_pct: of leaving samples out and interpolating them: mean and worst; of the whole
+            models that ``scale`` and ``fixed_ms`` were fitted to: mean and worst.
+        samples: raw measurements, by what was measured.
+    """
+
+    device: str
+    runtime: str
+    versions: dict[str, str]
+    precision: str
+    threads: int
+    date: str
+    program: str
+    provenance: str
+    dense_ms: float
+    blocks: tuple[BlockCost, ...]
+    transition: Transition | None
+    scale: float
+    fixed_ms: float
+    fixed_weight_mb: float
+    fixed_activation_mb: float
+    error_pct: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, Any] = field(default_factory=dict)
+
+    def block_ms(self, residual: str, units: float, tokens: int) -> float:
+        """A sub-layer with ``units`` of its main site at ``tokens`` tokens; 0 units: removed.
+
+        Where several sites multiply (kv groups × queries per group), ``units`` are those of the
+        main one with the same work; they need not be whole.
+
+        Raises:
+            InputError: the model has no such sub-layer.
+        """
+        block = self._block(residual)
+        if not units:
+            return self.scale * max(line_at(block.removed_ms, tokens), 0.0)
+        return self.scale * block.ms.at(units, tokens)
+
+    def transition_ms(self, tokens_in: int, keep: int) -> float:
+        """Selecting ``keep`` of ``tokens_in`` tokens after an attention."""
+        return self.scale * self.transition.at(tokens_in, keep) if self.transition else 0.0
+
+    def block_weight_mb(self, residual: str, units: float) -> float:
+        """Bytes of the file that belong to a sub-layer, in MB."""
+        block = self._block(residual)
+        if not units:
+            return block.removed_weight_mb
+        share = units / block.units
+        return block.fixed_weight_mb + share * (block.weight_mb - block.fixed_weight_mb)
+
+    def block_activation_mb(self, residual: str, units: float, tokens: int) -> float:
+        """Memory beside the file while a sub-layer runs."""
+        if not units:
+            return self.fixed_activation_mb
+        return self.fixed_activation_mb + self._block(residual).activation_mb.at(units, tokens)
+
+    def predict(self, sites: Sites, plan: Plan) -> Prediction:
+        """Price a whole plan.
+
+        Raises:
+            InputError: it cuts a width that is not inside a sub-layer.
+        """
+        _check_priced(plan, sites)
+        latency, weight = self.fixed_ms, self.fixed_weight_mb
+        activation = self.fixed_activation_mb
+        for residual, units, tokens, keep in walk(plan, sites):
+            if residual.layer not in plan.kept:
+                latency += self.block_ms(residual.name, units, tokens)
+                weight += self.block_weight_mb(residual.name, units)
+            latency += self.transition_ms(tokens, keep)
+            here = self.block_activation_mb(residual.name, units, tokens)
+            activation = max(activation, here)
+        return Prediction(latency, weight + activation, weight)
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``table.json``."""
+        return files.write_json(path, "table", self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in ``table.json``."""
+        return asdict(self)
+
+    @property
+    def hash(self) -> str:
+        """Identifies what the table says."""
+        return files.content_hash(self.to_json())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> CostTable:
+        """Read a ``table.json``.
+
+        Raises:
+            InputError: missing, malformed, or from a future version.
+        """
+        body = files.read_json(path, "table")
+        return cls.from_json(body, path)
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any], path: str | os.PathLike[str] = "table") -> CostTable:
+        """Read what :meth:`to_json` gave; ``path`` is named in messages.
+
+        Raises:
+            InputError: it is malformed.
+        """
+        try:
+            body = {key: body[key] for key in cls.__dataclass_fields__}
+            blocks = tuple(_read_block(block) for block in body["blocks"])
+            moved = body["transition"]
+            transition = moved and Transition(moved["tokens"], tuple(moved["factors"]))
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: not a complete table ({error} is missing or wrong)"
+            ) from error
+        return cls(**body | {"blocks": blocks, "transition": transition})
+
+    def of(self, program: str) -> CostTable:
+        """The same table for another program of the same shapes."""
+        return replace(self, program=program)
+
+    def _block(self, residual: str) -> BlockCost:
+        block = self._by_name.get(residual)
+        if block is None:
+            raise InputError(
+                f"cost table: has no sub-layer '{residual}'. Was it made for another model?"
+            )
+        return block
+
+    @cached_property
+    def _by_name(self) -> dict[str, BlockCost]:
+        return {name: block for block in self.blocks for name in block.members}
+
+
+def walk(plan: Plan, sites: Sites) -> list[tuple[Any, float, int, int]]:
+    """(residual, units of its main site, tokens it runs with, tokens it hands on), in order."""
+    steps = []
+    left: dict[object, int] = {}
+    streams = {stream.residual.name: stream for stream in sites.streams}
+    for residual in sites.residuals:
+        dims = sites.flow.of(residual.add)
+        dim = dims[1].root if len(dims) == 3 else None
+        tokens = left.get(dim, dim.size if dim else 1)
+        stream = streams.get(residual.name)
+        keep = min(tokens, plan.tokens.get(stream.name, tokens)) if stream else tokens
+        steps.append((residual, units_kept(sites, residual, plan), tokens, keep))
+        left[dim] = keep
+    return steps
+
+
+def transition_terms(tokens: int, tokens_in: int, keep: int) -> tuple[float, ...]:
+    """What ``Transition.factors`` multiply."""
+    before, after = tokens_in / tokens, keep / tokens
+    return (1.0, before, before * before, before * after, after)
+
+
+def line_at(line: Sequence[tuple[float, float]], x: float, clamp: bool = False) -> float:
+    """The piecewise linear function through the points; beyond them straight on, or constant."""
+    if len(line) == 1:
+        return line[0][1]
+    if clamp and not line[0][0] < x < line[-1][0]:
+        return line[0][1] if x <= line[0][0] else line[-1][1]
+    place = min(max(bisect_right(line, (x, float("inf"))) - 1, 0), len(line) - 2)
+    (x0, y0), (x1, y1) = line[place], line[place + 1]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def _check_priced(plan: Plan, sites: Sites) -> None:
+    priced = {site.name for each in sites.residuals for site in width_sites(sites, each)}
+    for name in plan.kept:
+        if sites.get(name).kind == "width" and name not in priced:
+            raise InputError(
+                f"cost table: '{name}' is not inside a sub-layer, so its cut has no price. "
+                "Leave it out of the plan."
+            )
+
+
+def _read_block(body: dict[str, Any]) -> BlockCost:
+    grids = {name: _read_grid(body[name]) for name in ("ms", "activation_mb")}
+    lines = {"removed_ms": _pairs(body["removed_ms"]), "members": tuple(body["members"])}
+    return BlockCost(**body | grids | lines)
+
+
+def _read_grid(body: dict[str, Any]) -> Grid:
+    inside = tuple((u, t, value) for u, t, value in body["inside"])
+    return Grid(_pairs(body["by_units"]), _pairs(body["by_tokens"]), inside)
+
+
+def _pairs(body: Sequence[Sequence[float]]) -> Line:
+    return tuple((x, y) for x, y in body)

@@ -1,0 +1,137 @@
+"""The lowered file against the dense one on the clock, in turns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.budget import AbsoluteBudget, Budget
+from edgeprune.devices import Device, Measurement, Workload
+from edgeprune.errors import EdgepruneError
+from edgeprune.lower import Artifact
+from edgeprune.task import Batch
+from edgeprune.validate.check import Check, bound_check
+
+ROUNDS = 50
+Z95 = 1.959964
+# Devices count memory in 2**20 bytes, budgets in 10**6.
+MB_PER_MIB = 2**20 / 1e6
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The pruned and the dense file, measured in turns (A B A B …) on the same device."""
+
+    pruned: Measurement
+    dense: Measurement
+
+    @property
+    def ratio(self) -> float:
+        """The median, over turns, of pruned over dense latency."""
+        return float(np.median(np.divide(self.pruned.samples_ms, self.dense.samples_ms)))
+
+    @property
+    def saved_ms(self) -> float:
+        """The median, over turns, of dense minus pruned latency."""
+        return float(np.median(self._differences))
+
+    @property
+    def saved_at_least_ms(self) -> float:
+        """The lower end of the 95% interval of ``saved_ms``.
+
+        From the ordered differences alone, so no shape of the noise is assumed.
+        """
+        ordered = np.sort(self._differences)
+        rank = math.floor((len(ordered) - Z95 * math.sqrt(len(ordered))) / 2)
+        return float(ordered[max(0, rank)])
+
+    @property
+    def _differences(self) -> np.ndarray:
+        return np.subtract(self.dense.samples_ms, self.pruned.samples_ms)
+
+    def resolve(self, budget: Budget) -> AbsoluteBudget:
+        """The budget in numbers, given what the dense file cost in this very measurement.
+
+        Raises:
+            EdgepruneError: it bounds the memory, which was not measured.
+        """
+        if budget.peak_memory is not None and self.dense.peak_memory_mb is None:
+            raise EdgepruneError(
+                f'budget "{budget}" bounds the memory, but only latency was measured. '
+                "Measure with memory=True."
+            )
+        return budget.resolve(
+            self.dense.percentile_ms(budget.percentile),
+            (self.dense.peak_memory_mb or 0.0) * MB_PER_MIB,
+            self.dense.file_size_mb * MB_PER_MIB,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Both measurements, and what follows from them for readers without this class."""
+        return {
+            "ratio": self.ratio,
+            "saved_ms": self.saved_ms,
+            "saved_at_least_ms": self.saved_at_least_ms,
+            "pruned": self.pruned.to_json(),
+            "dense": self.dense.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Timing:
+        """The inverse of ``to_json``."""
+        return cls(Measurement.from_json(body["pruned"]), Measurement.from_json(body["dense"]))
+
+
+def check_latency(
+    artifact: Artifact,
+    device: Device,
+    dense: Artifact,
+    example: Batch,
+    *,
+    rounds: int = ROUNDS,
+    memory: bool = False,
+) -> Timing:
+    """Measure two files in turns, with the device's threads.
+
+    Args:
+        dense: the uncut model, lowered at the same precision.
+        example: inputs of any batch; the first example is run.
+        memory: also measure peak memory, in processes of their own.
+
+    Raises:
+        InputError: a file is missing, cut short, or not for this device's runtime.
+    """
+    row = tuple(each[:1].contiguous() for each in example)
+    loads = [Workload("dense", dense.path, row), Workload("pruned", artifact.path, row)]
+    measured = device.measure(loads, rounds, memory)
+    return Timing(measured["pruned"], measured["dense"])
+
+
+def cost_checks(timing: Timing, bounds: AbsoluteBudget) -> tuple[Check, ...]:
+    """Latency, memory and size against their bounds, and latency against the dense file's."""
+    pruned, dense = timing.pruned, timing.dense
+    memory = pruned.peak_memory_mb
+    latency = pruned.percentile_ms(bounds.percentile)
+    return (
+        bound_check("latency_ms", latency, bounds.latency_ms, f"p{bounds.percentile}, measured"),
+        bound_check(
+            "peak_memory_mb",
+            None if memory is None else memory * MB_PER_MIB,
+            bounds.peak_memory_mb,
+            "measured" if memory is not None else "not measured",
+        ),
+        bound_check("size_mb", pruned.file_size_mb * MB_PER_MIB, bounds.size_mb, "of the file"),
+        Check(
+            name="faster_than_dense",
+            passed=timing.saved_at_least_ms > 0,
+            got=pruned.p50_ms,
+            wanted=dense.p50_ms,
+            note=(
+                f"median ms; {timing.ratio:.3f} of dense, saves {timing.saved_ms:.3g} ms, "
+                f"at least {timing.saved_at_least_ms:.3g} ms (95%)"
+            ),
+        ),
+    )
