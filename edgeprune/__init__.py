@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from edgeprune.profile import load_profile as load_profile
     from edgeprune.program import Program as Program
     from edgeprune.program import capture as capture
-    from edgeprune.recover import distil as distil
-    from edgeprune.recover import refit as refit
+    from edgeprune.recover.distil import distil as distil
+    from edgeprune.recover.refit import refit as refit
     from edgeprune.sites import Site as Site
     from edgeprune.sites import Sites as Sites
     from edgeprune.sites import find_sites as find_sites
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from edgeprune.solve import Problem as Problem
     from edgeprune.solve import Solution as Solution
     from edgeprune.solve import solve as solve
-    from edgeprune.surgery import apply as apply
+    from edgeprune.surgery.apply import apply as apply
     from edgeprune.task import Task as Task
     from edgeprune.task import load_task as load_task
     from edgeprune.validate import Reference as Reference

@@ -13,7 +13,7 @@ import torch
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.cost import CostTable, estimate_costs, measure_costs
-from edgeprune.devices import Device, Workload, connect
+from edgeprune.devices import Device, OperatorTime, Workload, connect
 from edgeprune.errors import InputError
 from edgeprune.formulate import Choices, choices_of, token_levels
 from edgeprune.importance import DEFAULT, Damage, Evidence, measure_damage, rank_units
@@ -24,6 +24,7 @@ from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
 from edgeprune.recover import Distilled, distil, refit
+from edgeprune.report import compose, write_report
 from edgeprune.search import Search, SearchResult
 from edgeprune.sites import Sites, find_sites
 from edgeprune.stages import Stages
@@ -143,6 +144,23 @@ def build(task: Task | str, settings: Settings) -> BuildResult:
             artifact = lower_stage(slim, found.plan, profile, precision, settings)
         with stages.stage("validate"):
             verdict = validate_stage(stages, search, found, slim, artifact, dense, settings)
+            operators = _operators(device, program, {"dense": dense, "pruned": artifact})
+    write_report(
+        compose(
+            search=search,
+            found=found,
+            verdict=verdict,
+            profile=profile,
+            budget=budget,
+            artifact=artifact,
+            distilled=distilled,
+            operators=operators,
+            stages=stages.times,
+            command=command_of(settings, task, budget, precision),
+        ),
+        settings.out,
+    )
+    _conclude(verdict, settings)
     return BuildResult(settings.out, verdict, found, artifact)
 
 
@@ -392,6 +410,38 @@ def validate_stage(
         )
     verdict.write(settings.out)
     return verdict
+
+
+def command_of(settings: Settings, task: Task, budget: Budget, precision: Precision) -> str:
+    """How to make it again; without folders, which are nobody else's business."""
+    words = [f"--profile {Path(settings.profile).name}", f"--task {task.name}"]
+    words += [f"--budget {budget}", f"--precision {precision}", f"--seed {settings.seed}"]
+    words += [f"--recover-minutes {settings.recover_minutes:g}"]
+    return " ".join(("edgeprune build", *words))
+
+
+def _operators(
+    device: Device | None, program: Program, artifacts: dict[str, Artifact]
+) -> dict[str, Sequence[OperatorTime]]:
+    if device is None:
+        return {}
+    example = example_of(program)
+    return {
+        name: device.profile(Workload(name, artifact.path, example))
+        for name, artifact in artifacts.items()
+    }
+
+
+def _conclude(verdict: Verdict, settings: Settings) -> None:
+    """The last lines of a build: what came out, and where to look."""
+    if verdict.timing is not None:
+        pruned, dense = verdict.timing.pruned.p50_ms, verdict.timing.dense.p50_ms
+        console.say(f"  {dense:.2f} ms to {pruned:.2f} ms ({100 * pruned / dense:.0f}%), measured")
+    if verdict.scores is not None:
+        name, before, after = verdict.scores.name, verdict.scores.dense, verdict.scores.file
+        console.say(f"  {name} {100 * before:.2f} to {100 * after:.2f} on the test split")
+    console.say(f"verdict: {verdict.status}" + (f" ({verdict.reason})" if verdict.reason else ""))
+    console.say(f"see {settings.out / 'report.html'}")
 
 
 def first_examples(batches: tuple[Batch, ...], count: int) -> tuple[Batch, ...]:

@@ -63,7 +63,7 @@ def verdict(site: Site) -> str:
         return f"no: {site.why_not}"
     words = "yes" if site.exact else "yes, inexactly"
     if site.pinned:
-        words += f"; always keeps {', '.join(map(str, site.pinned))}"
+        words += f"; token {', '.join(map(str, site.pinned))} stays"
     return words
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from edgeprune import console, files
 from edgeprune.errors import InputError
@@ -55,9 +55,9 @@ class Stages:
         yield
         self.times[-1].seconds = time.monotonic() - started
 
-    def path(self, name: str, *key: Any, suffix: str) -> Path:
+    def path(self, name: str, *key: object, suffix: str) -> Path:
         """Where a result lies that depends on nothing but ``key``."""
-        return self.folder / f"{name}-{files.content_hash(*key)[:16]}{suffix}"
+        return self.folder / f"{name}-{files.content_hash(*key)}{suffix}"
 
     def keep(
         self,

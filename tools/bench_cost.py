@@ -62,7 +62,6 @@ def measured(
 ) -> list[tuple[Measurement, Measurement]]:
     """(plan, dense in the same batch), plan by plan."""
     inputs = tuple(each[:1].contiguous() for each in sites.program.example_inputs)
-    results: list[tuple[Measurement, Measurement]] = []
     # Shuffled, so that drift within the run does not line up with latency.
     order = np.random.default_rng(SEED).permutation(len(plans)).tolist()
     with (
@@ -88,8 +87,7 @@ def measured(
                 found[number] = (replace(timed[load.name], peak_memory_mb=peak), timed["dense"])
                 load.path.unlink()
                 advance(1)
-        results = [found[number] for number in range(len(plans))]
-    return results
+    return [found[number] for number in range(len(plans))]
 
 
 def rows_of(

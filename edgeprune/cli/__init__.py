@@ -1,4 +1,4 @@
-"""The face: one command a file. Torch takes seconds to load, so commands import it when they run."""
+"""The face: one command a file. Torch takes seconds to load: commands import it when they run."""
 
 from edgeprune.cli import (
     apply,
@@ -10,6 +10,7 @@ from edgeprune.cli import (
     measure,
     plan,
     profiles,
+    report,
     validate,
 )
 from edgeprune.cli.app import app, main
@@ -26,5 +27,6 @@ __all__ = [
     "measure",
     "plan",
     "profiles",
+    "report",
     "validate",
 ]

@@ -35,7 +35,7 @@ Command: TypeAlias = Callable[..., Outcome | None]
 class Ending(TyperGroup):
     """Turns what a command raises into one message on standard error and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)

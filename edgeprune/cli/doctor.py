@@ -16,7 +16,7 @@ def doctor() -> Outcome:
     findings = []
     for finding in examine():
         findings.append(finding)
-        mark = "ok" if finding.ok else "MISSING" if finding.needed else "differs"
+        mark = "ok" if finding.ok else "PROBLEM" if finding.needed else "note"
         console.say(f"{mark:<8} {finding.name:<22} {finding.found}")
     remedies = dict.fromkeys(f.remedy for f in findings if f.remedy)
     if remedies:

@@ -43,40 +43,51 @@ def plan_only(task: Task, settings: Settings) -> SearchResult:
         InputError: wrong task, profile, budget or folder.
         InfeasibleError: no plan meets the budget; says which bound and what is reachable.
     """
-    from edgeprune import build as run
+    from edgeprune.build import (
+        SCORED_EXAMPLES,
+        STAGES,
+        capture_stage,
+        cost_stage,
+        dense_stage,
+        first_examples,
+        profile_stage,
+        score_stage,
+        sites_stage,
+        solve_stage,
+    )
     from edgeprune.devices import connect
     from edgeprune.formulate import choices_of, token_levels
     from edgeprune.search import Search
     from edgeprune.stages import Stages
 
-    stages = Stages(settings.out, run.STAGES[: run.STAGES.index("solve") + 1])
+    stages = Stages(settings.out, STAGES[: STAGES.index("solve") + 1])
     with contextlib.ExitStack() as opened:
         with stages.stage("profile"):
-            profile, budget, precision = run.profile_stage(settings)
+            profile, budget, precision = profile_stage(settings)
             name = settings.device or ("local" if settings.profile == "host" else None)
             device = opened.enter_context(connect(name, settings.threads)) if name else None
         with stages.stage("capture"):
-            program, calibration = run.capture_stage(task)
+            program, calibration = capture_stage(task)
         with stages.stage("sites"):
-            sites = run.sites_stage(program, settings.out)
+            sites = sites_stage(program, settings.out)
             choices = choices_of(sites, profile.multiples)
             levels = token_levels(sites, profile.multiples)
         with stages.stage("score"):
-            damage = run.score_stage(stages, sites, choices, levels, calibration, settings)
+            damage = score_stage(stages, sites, choices, levels, calibration, settings)
         with stages.stage("cost"):
-            table = run.cost_stage(sites, profile, precision, device, levels, settings)
-            dense, bounds = run.dense_stage(stages, sites, table, precision, device, budget)
+            table = cost_stage(sites, profile, precision, device, levels, settings)
+            dense, bounds = dense_stage(stages, sites, table, precision, device, budget)
         with stages.stage("solve"):
             search = Search(
                 *(sites, choices, levels, damage, table, bounds, task),
-                calibration=run.first_examples(calibration, run.SCORED_EXAMPLES),
+                calibration=first_examples(calibration, SCORED_EXAMPLES),
                 precision=precision,
                 device=device,
                 dense=dense.path,
                 folder=stages.folder,
                 solver=settings.solver,
             )
-            return run.solve_stage(stages, search, settings)
+            return solve_stage(stages, search, settings)
 
 
 def _say(found: SearchResult) -> None:

@@ -40,8 +40,8 @@ def measure() -> Outcome:
 
 def _shown(found: list[Profile]) -> Outcome:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("profile", "SoC", "fastest core", "RAM", "runtime", "budget", "speeds"):
-        table.add_column(title, overflow="fold")
+    for title in ("profile", "SoC", "fastest core", "RAM", "precision", "budget", "speeds"):
+        table.add_column(title, no_wrap=title in ("profile", "budget"))
     for profile in found:
         core = profile.fastest
         table.add_row(
@@ -49,7 +49,7 @@ def _shown(found: list[Profile]) -> Outcome:
             profile.soc,
             f"{core.core}, {core.clock_ghz:.2f} GHz",
             f"{profile.ram_mb / 1000:.0f} GB",
-            f"{profile.runtime}, {profile.delegate}, {profile.precision}",
+            profile.precision,
             str(profile.budget),
             "estimated" if profile.estimated else "measured",
         )

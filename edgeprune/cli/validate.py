@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from edgeprune import console
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.cli.app import Outcome, command
-from edgeprune.cli.build import say_verdict
 from edgeprune.cli.bundle import read_artifact
 from edgeprune.cli.job import read_resolved
 from edgeprune.errors import InputError
@@ -42,11 +43,12 @@ def validate(
     before = Verdict.read(folder / "verdict.json")
     slim = Program.load(folder / "slim.pt2")
     dense = capture_stage(job.task)[0]
-    uncut = folder / "stages" / f"dense-{artifact.precision}.pte"
-    with console.progress("lowering the dense model", 1) as advance:
-        dense_file = lower(dense, uncut, artifact.precision, artifact.runtime)
-        advance()
     with ExitStack() as opened:
+        scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        with console.progress("lowering the dense model", 1) as advance:
+            uncut = scratch / "dense.pte"
+            dense_file = lower(dense, uncut, artifact.precision, artifact.runtime)
+            advance()
         name, threads = job.device, job.settings.threads
         device = opened.enter_context(connect(name, threads)) if name else None
         if device is None and asked:
@@ -67,7 +69,7 @@ def validate(
             runtime=device or opened.enter_context(connect("local")),
         )
     verdict.write(folder)
-    say_verdict(verdict, folder)
+    _say(verdict, folder)
     return Outcome(verdict.to_json(), verdict.exit_code)
 
 
@@ -77,3 +79,25 @@ def _bounds_of(verdict: Verdict) -> AbsoluteBudget:
     names = ("latency_ms", "peak_memory_mb", "size_mb")
     latency, memory, size = (wanted.get(name) for name in names)
     return AbsoluteBudget(latency, memory, size, wanted.get("score_floor"), 50)
+
+
+def _say(verdict: Verdict, folder: Path) -> None:
+    """Every check with its numbers, then the verdict in one line."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title, side in (("check", "left"), ("", "left"), ("got", "right"), ("wanted", "right")):
+        table.add_column(title, justify=side)  # type: ignore[arg-type]
+    table.add_column("what", overflow="fold")
+    words = {True: "ok", False: "no", None: "-"}
+    for check in verdict.checks:
+        got, wanted = ("" if n is None else f"{n:.5g}" for n in (check.got, check.wanted))
+        table.add_row(check.name, words[check.passed], got, wanted, check.note)
+    console.say(table)
+    scores = verdict.scores
+    if scores is not None:
+        interval = scores.interval
+        sure = f", 95% {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
+        console.say(
+            f"{scores.name}: {scores.dense:.4f} dense, {scores.file:.4f} pruned "
+            f"({scores.difference:+.4f}{sure})"
+        )
+    console.say(f"verdict: {verdict.status.replace('_', ' ')} · {folder}")

@@ -20,7 +20,7 @@ from edgeprune.cost.blocks import (
     token_levels,
     unit_levels,
 )
-from edgeprune.cost.memory import MB, block_weights_mb, fit_memory, tensor_bytes
+from edgeprune.cost.memory import MB, USUAL_SHARE, block_weights_mb, fit_memory, tensor_bytes
 from edgeprune.cost.plans import selection_name, selections
 from edgeprune.cost.samples import Samples
 from edgeprune.cost.table import (
@@ -89,6 +89,7 @@ def fit_table(
         fixed_ms=0.0,
         fixed_weight_mb=weights - inside,
         fixed_activation_mb=0.0,
+        selection_mb=0.0,
         samples={name: vars(sample) for name, sample in samples.items()},
     )
     table = replace(table, transition=_transition(sites, table, samples))
@@ -104,7 +105,7 @@ def block_cost(sites: Sites, block: Block, sampled: Sampled, precision: Precisio
         members=tuple(residual.name for residual in block.residuals),
         ms=_grid(block, sampled.ms),
         removed_ms=sampled.removed_ms,
-        activation_mb=_grid(block, sampled.working_set_mb),
+        activation_mb=_grid(block, _scaled(sampled.working_set_mb, USUAL_SHARE)),
         weight_mb=total,
         fixed_weight_mb=fixed,
         removed_weight_mb=removed,
@@ -210,46 +211,39 @@ def _with_memory(
     """The file's constant part, then what the process holds beside the file."""
     sizes = {name: samples[name].size_bytes / MB for name in plans}
     extra = [size - table.predict(sites, plans[name]).size_mb for name, size in sizes.items()]
-    table = replace(table, fixed_weight_mb=table.fixed_weight_mb + statistics.mean(extra))
-    excess, sets = [], []
-    for name, plan in plans.items():
-        peak = samples[name].peak_memory_mb
-        assert peak is not None
-        predicted = table.predict(sites, plan)
-        excess.append(peak - predicted.size_mb)
-        sets.append(predicted.peak_memory_mb - predicted.size_mb)
-    constant, share = fit_memory(excess, sets)
-    blocks = tuple(
-        replace(block, activation_mb=_scaled(block.activation_mb, share)) for block in table.blocks
-    )
-    return replace(table, blocks=blocks, fixed_activation_mb=constant)
+    weights = max(table.fixed_weight_mb + statistics.mean(extra), 0.0)
+    table = replace(table, fixed_weight_mb=weights)
+    guesses = [table.predict(sites, plan) for plan in plans.values()]
+    beside = [
+        (samples[name].peak_memory_mb or 0.0) - guess.size_mb
+        for name, guess in zip(plans, guesses, strict=True)
+    ]
+    alive = [(guess.peak_memory_mb - guess.size_mb) / USUAL_SHARE for guess in guesses]
+    constant, more = fit_memory(beside, alive, [bool(plan.tokens) for plan in plans.values()])
+    return replace(table, fixed_activation_mb=constant, selection_mb=more)
 
 
-def _scaled(grid: Grid, factor: float) -> Grid:
-    return Grid(
-        tuple((x, factor * y) for x, y in grid.by_units),
-        tuple((x, factor * y) for x, y in grid.by_tokens),
-        tuple((u, t, factor * y) for u, t, y in grid.inside),
-    )
+def _scaled(values: Mapping[tuple[int, int], float], by: float) -> dict[tuple[int, int], float]:
+    return {size: by * value for size, value in values.items()}
 
 
 def _left_out_pct(blocks: Sequence[BlockCost]) -> dict[str, float]:
-    """How far interpolation misses samples that it was not given: mean and worst, in percent.
+    """How far interpolation misses samples that it was not given, in percent of the whole block.
 
     Neighbours are twice as far apart as in the table, so its own error is smaller.
     """
     missed: list[float] = []
     for block in blocks:
         grid = block.ms
+        whole = grid.by_units[-1][1]
         for line in (grid.by_units, grid.by_tokens):
             for place in range(1, len(line) - 1):
                 left_out = (*line[:place], *line[place + 1 :])
-                x, y = line[place]
-                missed.append(100 * abs(line_at(left_out, x) / y - 1) if y else 0.0)
+                missed.append((line_at(left_out, line[place][0]) - line[place][1]) / whole)
         for units, tokens, value in grid.inside:
             rest = tuple(each for each in grid.inside if each[:2] != (units, tokens))
-            guess = replace(grid, inside=rest).at(units, tokens)
-            missed.append(100 * abs(guess / value - 1) if value else 0.0)
+            missed.append((replace(grid, inside=rest).at(units, tokens) - value) / whole)
     if not missed:
         return {}
-    return {"left_out_mean": statistics.mean(missed), "left_out_worst": max(missed)}
+    off = 100 * np.abs(missed)
+    return {"left_out_mean": float(off.mean()), "left_out_worst": float(off.max())}

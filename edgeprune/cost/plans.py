@@ -13,7 +13,7 @@ from edgeprune.sites.length import TokenStream
 
 DENSE = "dense"
 # Shares that the whole-model anchors keep, beside the dense model.
-ANCHOR_SHARES = (0.95, 0.85, 0.75, 0.65, 0.5, 0.35)
+ANCHOR_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
 # Selections that are timed: tokens in, tokens kept, as shares of all.
 SELECTIONS = ((1, 7 / 8), (1, 1 / 2), (1, 1 / 8), (1 / 2, 3 / 8), (1 / 2, 1 / 8), (1 / 4, 1 / 8))
 

@@ -14,7 +14,7 @@ from edgeprune.cost.fit import Sampled, block_cost
 from edgeprune.cost.memory import (
     MB,
     USUAL_CONSTANT_MB,
-    USUAL_SHARE,
+    USUAL_SELECTION_MB,
     tensor_bytes,
     working_set_bytes,
 )
@@ -70,6 +70,7 @@ def estimate_costs(sites: Sites, profile: Profile, precision: Precision) -> Cost
         fixed_ms=fixed_ms,
         fixed_weight_mb=sum(sizes.values()) / MB - weight,
         fixed_activation_mb=USUAL_CONSTANT_MB,
+        selection_mb=USUAL_SELECTION_MB,
     )
     dense = fixed_ms + sum(
         table.block_ms(residual.name, block.units, block.tokens)
@@ -129,7 +130,7 @@ def _sampled(sites: Sites, block: Block, speed: _Speed) -> Sampled:
     for units, tokens in sizes_of(block):
         kept = kept_units(sites, block, 1, units)
         module, inputs, _ = chain(sites, block.residuals[:1], kept, tokens)
-        alive[units, tokens] = USUAL_SHARE * working_set_bytes(module, inputs) / MB
+        alive[units, tokens] = working_set_bytes(module, inputs) / MB
         ms[units, tokens] = speed.ms(module.graph.nodes)
     removed = []
     for tokens in sorted({tokens for _, tokens in ms}):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,9 +103,14 @@ def read_samples(path: Path) -> Samples:
     """The samples of a file; none if it is not there, or cannot be read."""
     try:
         held = files.read_json(path, "cost-samples")["samples"]
-        return {name: Sample(**body) for name, body in held.items()}
+        return {name: _sample(body) for name, body in held.items()}
     except (InputError, TypeError, KeyError):
         return {}
+
+
+def _sample(body: dict[str, Any]) -> Sample:
+    runs = {key: tuple(body[key]) for key in ("samples_ms", "dense_ms")}
+    return Sample(**body | runs)
 
 
 def take_samples(
@@ -140,22 +146,21 @@ class _Session:
     ) -> None:
         self.device, self.precision, self.folder = device, precision, folder
         inputs = tuple(each[:1].contiguous() for each in program.example_inputs)
-        self.dense, _ = self._lowered(DENSE, (program.module, inputs))
+        self.dense = self._lowered(DENSE, (program.module, inputs))
 
     def measure(self, points: Sequence[Point], tell: Callable[[str], None]) -> Samples:
         """Lower the points, time them and the dense model in turns."""
         loads: dict[str, Workload] = {}
         alive: dict[str, int] = {}
         for number, point in enumerate(points):
-            if point.build is None:
-                loads[point.name], alive[point.name] = self.dense, 0
-            else:
-                found = self._lowered(str(number), point.build())
-                loads[point.name], alive[point.name] = found
+            loads[point.name], alive[point.name] = self.dense, 0
+            if point.build is not None:
+                module, inputs = point.build()
+                loads[point.name] = self._lowered(str(number), (module, inputs))
+                alive[point.name] = working_set_bytes(module, inputs)
             tell(point.name)
-        measured = self.device.measure(
-            list({load.name: load for load in (self.dense, *loads.values())}.values()), ROUNDS
-        )
+        distinct = {load.name: load for load in (self.dense, *loads.values())}
+        measured = self.device.measure(list(distinct.values()), ROUNDS)
         samples = {}
         for point in points:
             load = loads[point.name]
@@ -170,11 +175,11 @@ class _Session:
             )
         return samples
 
-    def _lowered(self, name: str, piece: Lowerable) -> tuple[Workload, int]:
-        module, inputs = piece
+    def _lowered(self, name: str, lowerable: Lowerable) -> Workload:
+        module, inputs = lowerable
         path = self.folder / f"{name}.pte"
         files.write_bytes(path, lower_graph(module, inputs, self.precision).data)
-        return Workload(name, path, inputs), working_set_bytes(module, inputs)
+        return Workload(name, path, inputs)
 
 
 def _rounded(samples_ms: Sequence[float]) -> tuple[float, ...]:

@@ -106,6 +106,11 @@ class BlockCost:
         """All of its units."""
         return self.ms.by_units[-1][0]
 
+    @property
+    def tokens(self) -> float:
+        """All tokens."""
+        return self.ms.by_tokens[-1][0]
+
 
 @dataclass(frozen=True)
 class Transition:
@@ -143,8 +148,10 @@ class CostTable:
         fixed_ms: of all that is no block: embedding, head.
         fixed_weight_mb: in the file, of all that is no block.
         fixed_activation_mb: memory beside the file, whatever runs.
-        error_pct: of leaving samples out and interpolating them: mean and worst; of the whole
-            models that ``scale`` and ``fixed_ms`` were fitted to: mean and worst.
+        selection_mb: on top of it in blocks that run with fewer tokens than the dense model's.
+        error_pct: ``left_out_mean`` and ``_worst``: of interpolating samples that were left out,
+            relative to the whole block; ``anchors_mean`` and ``_worst``: of the whole models that
+            ``scale`` and ``fixed_ms`` were fitted to.
         samples: raw measurements, by what was measured.
     """
 
@@ -163,6 +170,7 @@ class CostTable:
     fixed_ms: float
     fixed_weight_mb: float
     fixed_activation_mb: float
+    selection_mb: float
     error_pct: dict[str, float] = field(default_factory=dict)
     samples: dict[str, Any] = field(default_factory=dict)
 
@@ -194,9 +202,10 @@ class CostTable:
 
     def block_activation_mb(self, residual: str, units: float, tokens: int) -> float:
         """Memory beside the file while a sub-layer runs."""
-        if not units:
-            return self.fixed_activation_mb
-        return self.fixed_activation_mb + self._block(residual).activation_mb.at(units, tokens)
+        block = self._block(residual)
+        selected = self.selection_mb if tokens < block.tokens else 0.0
+        alive = block.activation_mb.at(units, tokens) if units else 0.0
+        return self.fixed_activation_mb + selected + alive
 
     def predict(self, sites: Sites, plan: Plan) -> Prediction:
         """Price a whole plan.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeprune import console
 from edgeprune.importance.evidence import Evidence
-from edgeprune.importance.readers import augmented, refitted
+from edgeprune.importance.readers import refitted_tensors
 from edgeprune.plan import Plan
 from edgeprune.program.program import as_tuple
 from edgeprune.surgery import apply
@@ -82,8 +82,9 @@ def measure_damage(
     """
     sites = evidence.sites
     streams = [s for s in sites.streams if s.why_not is None]
-    counts = [t for t in token_levels if t < max((s.tokens.size for s in streams), default=0)]
-    total = sum(map(len, width_levels.values())) + len(sites.residuals) + len(streams) * len(counts)
+    counts = {s.name: [t for t in token_levels if t < s.tokens.size] for s in streams}
+    cuts = (*width_levels.values(), sites.residuals, *counts.values())
+    total = sum(len(each) for each in cuts)
     with console.progress("measuring damage", total=total, unit="cuts") as advance:
 
         def noted(damage: float, what: str) -> float:
@@ -92,7 +93,10 @@ def measure_damage(
 
         width = {
             name: {sites.get(name).units: 0.0}
-            | {k: noted(_cut(evidence, name, orders[name][:k]), f"{name} {k}") for k in levels}
+            | {
+                k: noted(_fewer_units(evidence, name, orders[name][:k]), f"{name} {k}")
+                for k in levels
+            }
             for name, levels in width_levels.items()
         }
         removed = {
@@ -101,17 +105,20 @@ def measure_damage(
         }
         tokens = {
             s.name: {s.tokens.size: 0.0}
-            | {k: noted(_fewer_tokens(evidence, s.name, k), f"{s.name} {k}") for k in counts}
+            | {
+                k: noted(_fewer_tokens(evidence, s.name, k), f"{s.name} {k}")
+                for k in counts[s.name]
+            }
             for s in streams
         }
     return Damage(orders, width, removed, tokens)
 
 
-def _cut(evidence: Evidence, name: str, units: tuple[int, ...]) -> float:
-    return evidence.movement(cut_and_refit(evidence, name, units))
+def _fewer_units(evidence: Evidence, name: str, units: tuple[int, ...]) -> float:
+    return evidence.movement(_cut_and_refit(evidence, name, units))
 
 
-def cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dict[str, Tensor]:
+def _cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dict[str, Tensor]:
     """The tensors that stand for one site cut to ``units``: its reader refitted, else its gate."""
     reader = evidence.readers.get(name)
     if reader is None:
@@ -119,13 +126,11 @@ def cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dict
         factors[list(units)] = 1.0
         return {evidence.gated.paths[name]: factors}
     tensors = evidence.sites.program.tensors
-    bias = tensors[reader.bias] if reader.bias else None
     columns = reader.columns(units)
-    weight = augmented(tensors[reader.weight], bias)
-    best = refitted(weight, evidence.grams[name], columns, bias is not None).float()
-    new = torch.zeros_like(tensors[reader.weight])
-    new[:, columns] = best[:, : len(columns)]
-    return {reader.weight: new} | ({reader.bias: best[:, -1]} if reader.bias else {})
+    new = refitted_tensors(tensors, reader, evidence.grams[name], columns)
+    whole = torch.zeros_like(tensors[reader.weight])
+    whole[:, columns] = new[reader.weight]
+    return new | {reader.weight: whole}
 
 
 def _fewer_tokens(evidence: Evidence, name: str, keep: int) -> float:

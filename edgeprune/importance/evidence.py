@@ -102,7 +102,10 @@ class Evidence:
 
     @cached_property
     def gate_gradients(self) -> dict[str, Tensor]:
-        """Width site or sub-layer -> mean squared gradient of projected outputs per gate."""
+        """Width site or sub-layer -> what :meth:`movement` gives per squared turn of each gate.
+
+        To first order, estimated from random projections of the outputs: [units].
+        """
         generator = torch.Generator().manual_seed(self.seed)
         totals = {name: torch.zeros_like(gate_.data) for name, gate_ in self.gated.gates.items()}
         for batch in self.batches:
@@ -117,7 +120,7 @@ class Evidence:
                 )
                 for name, gradient in zip(totals, gradients, strict=True):
                     totals[name] += gradient.square()
-        return totals
+        return {name: total / (DRAWS * len(self.spread)) for name, total in totals.items()}
 
 
 def values_at(

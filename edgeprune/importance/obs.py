@@ -30,9 +30,12 @@ def obs(evidence: Evidence, site: Site) -> Tensor:
     """The step at which greedy removal takes each unit: [units], the last one highest."""
     reader = evidence.readers[site.name]
     tensors = evidence.sites.program.tensors
-    weight = augmented(tensors[reader.weight], tensors[reader.bias] if reader.bias else None)
+    bias = tensors[reader.bias] if reader.bias else None
+    weight, gram = augmented(tensors[reader.weight], bias), regularised(evidence.grams[site.name])
+    if bias is None:  # nothing can take the mean over
+        weight, gram = weight[:, :-1], gram[:-1, :-1]
     columns = torch.stack([(reader.unit_of == u).nonzero()[:, 0] for u in range(site.units)])
-    order = removal_order(weight, evidence.grams[site.name], columns)
+    order = removal_order(weight, gram, columns)
     scores = torch.empty(site.units)
     scores[order] = torch.arange(site.units, dtype=torch.float32)
     return scores
@@ -43,17 +46,17 @@ def removal_order(weight: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
 
     Args:
         weight: [out, in].
-        gram: second moments of the input, [in, in].
+        gram: second moments of the input, [in, in], invertible.
         columns: input columns of every unit, [units, columns per unit].
     """
     weight = weight.clone()
-    inverse = torch.linalg.inv(regularised(gram))
+    inverse = torch.linalg.inv(gram)
     left = torch.ones(len(columns), dtype=torch.bool)
     step = max(1, len(columns) // STEPS)
     order: list[int] = []
     while bool(left.any()):
         units = left.nonzero()[:, 0]
-        errors = _errors(weight, inverse, columns[units])
+        errors = removal_errors(weight, inverse, columns[units])
         taken = units[errors.argsort()[:step]]
         order += taken.tolist()
         left[taken] = False
@@ -61,7 +64,14 @@ def removal_order(weight: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
     return torch.tensor(order)
 
 
-def _errors(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
+def removal_errors(weight: Tensor, inverse: Tensor, columns: Tensor) -> Tensor:
+    """Squared error that removing each unit alone leaves after a refit: [units].
+
+    Args:
+        weight: [out, in].
+        inverse: of the input's second moments, [in, in].
+        columns: input columns of every unit, [units, columns per unit].
+    """
     blocks = inverse[columns[:, :, None], columns[:, None, :]]
     parts = weight[:, columns].permute(1, 2, 0)
     return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))

@@ -6,6 +6,7 @@ second moments of x: the Gram matrix over calibration data, with a constant feat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,3 +102,14 @@ def refitted(weight: Tensor, gram: Tensor, columns: Tensor, has_bias: bool) -> T
     kept = torch.cat([columns, constant]) if has_bias else columns
     full = regularised(gram)
     return torch.linalg.solve(full[kept][:, kept], full[kept] @ weight.T).T
+
+
+def refitted_tensors(
+    tensors: Mapping[str, Tensor], reader: LinearReader, gram: Tensor, columns: Tensor
+) -> dict[str, Tensor]:
+    """Path -> the reader's weight [out, kept] and its bias, refitted to stand on ``columns``."""
+    dense = tensors[reader.weight]
+    bias = tensors[reader.bias] if reader.bias else None
+    best = refitted(augmented(dense, bias), gram, columns, bias is not None).to(dense.dtype)
+    weight = {reader.weight: best[:, : len(columns)].contiguous()}
+    return weight | ({reader.bias: best[:, -1].contiguous()} if reader.bias else {})

@@ -1,8 +1,8 @@
 """taylor_fo: first-order Taylor importance (Molchanov et al. 2019), without labels.
 
-The loss there is the task's. Here it is a random projection of the outputs, one per example, so
-that the mean squared gradient of a unit's gate estimates how far the outputs move to first order
-when the unit is turned down (the Gauss-Newton diagonal; Hutchinson's estimator).
+The loss there is the task's. Here it is a random projection of the outputs, so that the mean
+squared gradient of a unit's gate estimates how far the outputs move to first order when the unit
+is turned down (the Gauss-Newton diagonal; Hutchinson's estimator).
 """
 
 from __future__ import annotations

@@ -39,8 +39,10 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     inline_wrappers(module)
     drop_checks(module)
     annotate(module, example_inputs)
+    write_sizes_out(module, example_inputs)
     drop_no_ops(module)
-    write_sizes_out(module)
+    join_batch_norm(module)
+    give_attention_heads(module)
     fold_constants(module)
     annotate(module, example_inputs)
     make_masks_additive(module, example_inputs)
@@ -94,21 +96,69 @@ def _is_no_op(node: fx.Node) -> bool:
         return False
     if is_call(node, ATEN.to, ATEN._to_copy, ATEN.type_as):
         return before.dtype == after.dtype and before.device == after.device
-    if is_call(node, ATEN.view, ATEN.reshape, ATEN.expand, ATEN.slice, ATEN._unsafe_view):
+    if is_call(node, ATEN.reshape, ATEN.expand, ATEN.slice, ATEN._unsafe_view):
         return before.shape == after.shape
     return False
 
 
-def write_sizes_out(module: fx.GraphModule) -> None:
-    """One form for calls with sizes: ``unflatten`` as ``view``, any split as split_with_sizes."""
-    for node in calls(module.graph, ATEN.unflatten):
-        sizes = [-1, *shape(node)[1:]]
-        node.target, node.args = ATEN.view.default, (node.args[0], sizes)
+def write_sizes_out(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """One form for calls with sizes: any view as ``reshape``, any split as split_with_sizes.
+
+    A view would demand the memory layout that a dropped ``contiguous`` was there for.
+    """
+    for node in calls(module.graph, ATEN.view):
+        if not is_call(node, ATEN.view.dtype):
+            node.target = ATEN.reshape.default
+    for node, sizes in _relative_shapes(module, example_inputs, ATEN.unflatten).items():
+        node.target, node.args = ATEN.reshape.default, (node.args[0], sizes)
     for node in calls(module.graph, ATEN.split, ATEN.chunk):
         axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         sizes = [int(part.shape[axis]) for part in node.meta["val"]]
         node.target, node.args = ATEN.split_with_sizes.default, (node.args[0], sizes, axis)
         node.kwargs = {}
+
+
+def _relative_shapes(
+    module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], target: Any
+) -> dict[fx.Node, list[int]]:
+    """The shapes of all calls of ``target``, -1 in place of the size that follows the batch."""
+    found = {node: shape(node) for node in calls(module.graph, target)}
+    if not found:
+        return {}
+    annotate(module, tuple(torch.cat([each, each[:1]]) for each in example_inputs))
+    grown = {node: shape(node) for node in found}
+    annotate(module, example_inputs)
+    return {
+        node: [one if one == two else -1 for one, two in zip(sizes, grown[node], strict=True)]
+        for node, sizes in found.items()
+    }
+
+
+def join_batch_norm(module: fx.GraphModule) -> None:
+    """One form for a batch norm: its functional variant has two more outputs that nothing reads."""
+    for node in calls(module.graph, ATEN._native_batch_norm_legit_no_training):
+        *tensors, momentum, epsilon = node.args
+        node.target = ATEN.batch_norm.default
+        node.args = (*tensors, False, momentum, epsilon, False)
+        for output in list(node.users):
+            replace(output, node)
+
+
+def give_attention_heads(module: fx.GraphModule) -> None:
+    """Write attention without a head dimension as attention with one head."""
+    for node in calls(module.graph, ATEN.scaled_dot_product_attention):
+        if len(shape(node)) != 3:
+            continue
+        with module.graph.inserting_before(node):
+            for source in dict.fromkeys(node.all_input_nodes):
+                if len(shape(source)) == 3:
+                    with_head = module.graph.call_function(ATEN.unsqueeze.default, (source, 1))
+                    node.replace_input_with(source, with_head)
+        with module.graph.inserting_after(node):
+            without = module.graph.call_function(ATEN.squeeze.dim, (node, 1))
+        node.replace_all_uses_with(
+            without, delete_user_cb=lambda user, new=without: user is not new
+        )
 
 
 def fold_constants(module: fx.GraphModule) -> None:
@@ -155,7 +205,7 @@ def _fold(module: fx.GraphModule, node: fx.Node, needed: set[fx.Node]) -> torch.
     if not isinstance(two, torch.Tensor):
         return None
     if two.shape == three.shape:
-        return two.contiguous()
+        return two.contiguous() if torch.equal(two, three) else None
     varies = [dim for dim in range(two.ndim) if two.shape[dim] != three.shape[dim]]
     if len(varies) != 1 or two.shape[varies[0]] != 2 or not _broadcasts(node):
         return None

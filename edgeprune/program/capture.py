@@ -29,6 +29,8 @@ def capture(
 ) -> Program:
     """Capture ``model`` as a :class:`Program` and check that its outputs stay within 1e-5.
 
+    They are compared on the examples and on a batch one larger, so that no size is baked in.
+
     Args:
         model: any module that ``torch.export`` accepts; taken in eval mode.
         example_inputs: positional tensors, dim 0 the batch, at least 2 examples (a batch of 1
@@ -37,14 +39,15 @@ def capture(
         meta: free text kept with the program.
 
     Raises:
-        InputError: wrong example inputs, or torch cannot export the model.
+        InputError: wrong example inputs, the model fails on them, or torch cannot export it.
     """
     inputs = tuple(example_inputs)
     _check_examples(inputs)
+    larger = tuple(torch.cat([each, each[:1]]) for each in inputs)
     model.eval()
     batch = torch.export.Dim("batch", min=1, max=65536)
     with _quiet(), torch.no_grad():
-        reference = model(*inputs)
+        reference = _run(model, inputs, "its own example inputs")
         try:
             exported = torch.export.export(
                 model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
@@ -55,8 +58,10 @@ def capture(
                 "(see -v for the whole story)",
                 detail=str(error),
             ) from error
+        reference_larger = _run(model, larger, "a batch one larger than its example inputs")
     program = from_exported(exported, input_names, output_names, meta)
-    check_outputs_equal(program, _tensors_of(reference), CAPTURE_TOLERANCE)
+    check_outputs_equal(program, inputs, reference, CAPTURE_TOLERANCE)
+    check_outputs_equal(program, larger, reference_larger, CAPTURE_TOLERANCE)
     return program
 
 
@@ -71,6 +76,8 @@ def from_exported(
         raise InputError("the exported program has no example inputs; export it again with them")
     inputs = tuple(exported.example_inputs[0])
     with _quiet():
+        if _works_in_place(exported.graph):
+            exported = exported.run_decompositions({})
         module = exported.module(check_guards=False)
     _flatten_output(module)
     places = [n for n in module.graph.nodes if n.op == "placeholder"]
@@ -110,6 +117,25 @@ def load_exported(
             detail=str(error),
         ) from error
     return exported, json.loads(extra[META_FILE]) if extra[META_FILE] else None
+
+
+def _run(
+    model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], what: str
+) -> tuple[torch.Tensor, ...]:
+    try:
+        return _tensors_of(model(*inputs))
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} fails on {what}: {_first_line(error)} "
+            "(see -v for the whole story)",
+            detail=str(error),
+        ) from error
+
+
+def _works_in_place(graph: torch.fx.Graph) -> bool:
+    """Whether an operator writes into one of its inputs, as ``x += y`` does."""
+    targets = (node.target for node in graph.nodes)
+    return any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets)
 
 
 def _check_examples(inputs: tuple[torch.Tensor, ...]) -> None:

@@ -95,6 +95,11 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return () if found is None else tuple(int(size) for size in found.shape)
 
 
+def is_size(node: fx.Node) -> bool:
+    """Whether the node computes a number, such as the batch size, and no tensor."""
+    return isinstance(node.meta.get("val"), (int, torch.SymInt))
+
+
 def annotate(module: fx.GraphModule, example_inputs: Iterable[torch.Tensor]) -> None:
     """Record every node's shape and dtype at the example batch in ``meta['val']``."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)

@@ -148,16 +148,26 @@ def _repeat_to(tensor: torch.Tensor, batch: int) -> torch.Tensor:
     return tensor.repeat(times, *[1] * (tensor.ndim - 1))[:batch].clone()
 
 
-def check_outputs_equal(program: Program, reference: Any, tolerance: float) -> None:
-    """Compare the program's outputs on its example inputs with ``reference``.
+def check_outputs_equal(
+    program: Program,
+    inputs: tuple[torch.Tensor, ...],
+    reference: tuple[torch.Tensor, ...],
+    tolerance: float,
+) -> None:
+    """Compare the program's outputs on ``inputs`` with ``reference``.
 
     Raises:
         EdgepruneError: they differ by more than ``tolerance`` (relative to the largest value).
     """
     with torch.no_grad():
-        ours = program(*program.example_inputs)
-    pairs = zip(as_tuple(ours), as_tuple(reference), strict=True)
+        ours = program(*inputs)
+    pairs = zip(as_tuple(ours), reference, strict=True)
     for name, (got, wanted) in zip(program.output_names, pairs, strict=True):
+        if got.shape != wanted.shape:
+            raise EdgepruneError(
+                f"capture: output '{name}' has shape {tuple(got.shape)}, wanted "
+                f"{tuple(wanted.shape)} as the model's. Please report it with the model's code."
+            )
         scale = max(1.0, float(wanted.abs().max()))
         error = float((got - wanted).abs().max()) / scale
         if not error <= tolerance:

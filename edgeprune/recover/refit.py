@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from edgeprune import console
 from edgeprune.importance.evidence import values_at
 from edgeprune.importance.readers import (
     LinearReader,
-    augmented,
     gram_of,
     linear_reader,
-    refitted,
+    refitted_tensors,
 )
-from edgeprune.plan import Plan
+from edgeprune.plan import Plan, check_plan
 from edgeprune.program.graph import set_tensor
 from edgeprune.program.program import Program
 from edgeprune.sites import Sites
+from edgeprune.sites.atoms import positions
 from edgeprune.surgery import apply
 
 
@@ -38,36 +38,48 @@ def refit(sites: Sites, plan: Plan, batches: Sequence[tuple[Tensor, ...]]) -> Pr
         batches: calibration inputs without labels.
 
     Returns:
-        The cut program with refitted weights. Sites whose reader is not one ``linear`` of its
-        own keep their weights as they are.
+        The cut program with refitted weights. Where a cut site is not read by one ``linear`` of
+        its own alone, the weights that stay are as they were.
+
+    Raises:
+        InputError: the plan does not fit the program.
     """
-    done = replace(plan, kept={name: units for name, units in plan.kept.items() if not units})
-    new: dict[str, Tensor] = {}
+    check_plan(plan, sites)
     order = _cut_readers(sites, plan)
+    late = {name for _, names in order for name in names}
+    done = replace(plan, kept={name: u for name, u in plan.kept.items() if name not in late})
+    new: dict[str, Tensor] = {}
     with console.progress("refitting", total=len(order), unit="matrices") as advance:
-        for name, reader in order:
+        for reader, names in order:
             program = _with_tensors(apply(sites.program, done, sites), new)
+            kept = {sites.atoms[name].root: plan.kept[name] for name in names}
+            columns = torch.tensor(positions(sites.flow.of(reader.source)[-1], kept))
             gram = _gram(program, reader, batches)
-            new |= _refit_one(sites, plan, name, reader, gram)
-            done = replace(done, kept=done.kept | {name: plan.kept[name]})
-            advance(1, name)
-    rest = {name: units for name, units in plan.kept.items() if name not in done.kept}
-    done = replace(done, kept=done.kept | rest)
-    return _with_tensors(apply(sites.program, done, sites), new)
+            new |= refitted_tensors(sites.program.tensors, reader, gram, columns)
+            done = replace(done, kept=done.kept | {name: plan.kept[name] for name in names})
+            advance(1, names[0])
+    return _with_tensors(apply(sites.program, plan, sites), new)
 
 
-def _cut_readers(sites: Sites, plan: Plan) -> list[tuple[str, LinearReader]]:
-    """Cut sites with one linear reader that still runs, in graph order."""
-    place = {node: i for i, node in enumerate(sites.program.module.graph.nodes)}
+def _cut_readers(sites: Sites, plan: Plan) -> list[tuple[LinearReader, list[str]]]:
+    """Readers to refit, in graph order, each with the cut sites that it alone reads."""
     removed = {
-        node for r in sites.residuals if r.name in plan.kept or r.layer in plan.kept for node in r.nodes
+        node
+        for r in sites.residuals
+        if r.name in plan.kept or r.layer in plan.kept
+        for node in r.nodes
     }
-    found = []
-    for name, units in plan.kept.items():
-        reader = linear_reader(sites, name) if units and name in sites.atoms else None
-        if reader is not None and reader.node not in removed and len(units) < sites.get(name).units:
-            found.append((name, reader))
-    return sorted(found, key=lambda pair: place[pair[1].node])
+    cut = [name for name, units in plan.kept.items() if units and name in sites.atoms]
+    found: dict[fx.Node, tuple[LinearReader, list[str]]] = {}
+    for name in cut:
+        reader = linear_reader(sites, name)
+        if reader is not None and reader.node not in removed:
+            found.setdefault(reader.node, (reader, []))[1].append(name)
+    for node, (reader, names) in list(found.items()):
+        width = sites.flow.of(reader.source)[-1]
+        if any(width.contains(sites.atoms[name]) for name in cut if name not in names):
+            del found[node]  # what it reads is cut for other readers too
+    return [found[node] for node in sites.program.module.graph.nodes if node in found]
 
 
 def _gram(program: Program, reader: LinearReader, batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
@@ -77,18 +89,6 @@ def _gram(program: Program, reader: LinearReader, batches: Sequence[tuple[Tensor
         (x,) = values_at(program.module, [node.args[0]], batch)
         total = total + gram_of(x)
     return total
-
-
-def _refit_one(
-    sites: Sites, plan: Plan, name: str, reader: LinearReader, gram: Tensor
-) -> dict[str, Tensor]:
-    tensors = sites.program.tensors
-    bias = tensors[reader.bias] if reader.bias else None
-    columns = reader.columns(plan.kept[name])
-    dense = augmented(tensors[reader.weight], bias)
-    best = refitted(dense, gram, columns, bias is not None).to(tensors[reader.weight].dtype)
-    weight = {reader.weight: best[:, : len(columns)].contiguous()}
-    return weight | ({reader.bias: best[:, -1].contiguous()} if reader.bias else {})
 
 
 def _with_tensors(program: Program, tensors: dict[str, Tensor]) -> Program:

@@ -17,6 +17,7 @@ from edgeprune.program.graph import (
     descendants,
     get_attribute,
     is_call,
+    is_size,
     shape,
 )
 
@@ -108,7 +109,7 @@ def _closed_branch(
     before = ancestors(branch)
     if entry not in before or entry is branch:
         return ()
-    inside = (before & descendants(entry)) - {entry}
+    inside = {n for n in before & descendants(entry) if not is_size(n)} - {entry}
     if any(user not in inside and user is not add for node in inside for user in node.users):
         return ()
     return tuple(sorted(inside, key=order.__getitem__))
@@ -170,5 +171,6 @@ def _through_norms(node: fx.Node, layer: str) -> fx.Node:
 
 
 def _is_closed(entry: fx.Node, end: fx.Node) -> bool:
-    inside = (ancestors(end) & descendants(entry)) - {entry, end}
+    between = (ancestors(end) & descendants(entry)) - {entry, end}
+    inside = {node for node in between if not is_size(node)}
     return all(user in inside or user is end for node in inside for user in node.users)

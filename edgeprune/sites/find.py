@@ -138,6 +138,8 @@ def _atom_axes(flow: Flow, residuals: tuple[Residual, ...]) -> dict[Dim, str]:
         for leaf in flow.of(residual.add)[-1].leaves():
             roles[leaf] = "d_model"
     for node in calls(flow.program.module.graph, ATEN.scaled_dot_product_attention):
+        if node in flow.unknown:
+            continue
         query, key = flow.of(node.args[0]), flow.of(node.args[1])
         heads = list(query[1].leaves())
         for leaf in heads:

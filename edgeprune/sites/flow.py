@@ -69,6 +69,11 @@ class Flow:
         found = self.dims.get(node, ()) if isinstance(node, fx.Node) else ()
         return found if isinstance(found, tuple) else ()
 
+    def outputs(self, node: fx.Node) -> list[Dims]:
+        """The dimensions of each of a node's outputs."""
+        found = self.dims[node]
+        return found if isinstance(found, list) else [found]
+
     def fresh(self, node: fx.Node) -> Dims:
         """New atoms for a node's output."""
         return tuple(Dim(size) for size in shape(node))
@@ -104,16 +109,23 @@ class Flow:
         if is_call(node, torch.ops.aten.sym_size):
             return ()
         found = rule_for(node)
-        return found(self, node) if found else self._without_rule(node)
+        return found(self, node) if found else self.without_rule(node)
 
-    def _without_rule(self, node: fx.Node) -> Dims:
+    def without_rule(self, node: fx.Node) -> Dims | list[Dims]:
+        """What nothing is known about: all it touches is frozen."""
         reason = f"no rule for {op_name(node)}"
         self.unknown.append(node)
         for source in node.all_input_nodes:
             self.freeze(self.of(source), reason)
-        dims = self.fresh(node)
-        self.freeze(dims, reason)
-        return dims
+        result = node.meta.get("val")
+        several = isinstance(result, (tuple, list))
+        found = [
+            tuple(Dim(int(size)) for size in getattr(each, "shape", ()))
+            for each in (result if several else (result,))
+        ]
+        for dims in found:
+            self.freeze(dims, reason)
+        return found if several else found[0]
 
 
 def rule_for(node: fx.Node) -> Rule | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import fx
 
@@ -66,7 +68,7 @@ def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | No
             continue
         if node in flow.unknown:
             return pinned, f"no rule for {describe(node)}, which reads the tokens"
-        if any(not _whole(dim, tokens) for n in (*carried, node) for dim in flow.of(n)):
+        if not all(_whole(dim, tokens) for n in (*carried, node) for dim in _dims(flow, n)):
             return pinned, f"{describe(node)} reads some tokens by their place"
         if _carries(flow, node, tokens):
             continue
@@ -78,9 +80,11 @@ def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | No
 
 
 def _carries(flow: Flow, node: fx.Node, tokens: Dim) -> bool:
-    return any(dim.contains(tokens) for dim in flow.of(node)) or any(
-        not _whole(dim, tokens) for dim in flow.of(node)
-    )
+    return any(dim.contains(tokens) or not _whole(dim, tokens) for dim in _dims(flow, node))
+
+
+def _dims(flow: Flow, node: fx.Node) -> Iterator[Dim]:
+    return chain.from_iterable(flow.outputs(node))
 
 
 def _whole(dim: Dim, tokens: Dim) -> bool:

@@ -57,14 +57,14 @@ def gate(sites: Sites) -> Gated:
     """Put a gate on every width site that can be cut and on every sub-layer."""
     draft = Draft(sites)
     gates: dict[str, torch.nn.Parameter] = {}
-    for number, site in enumerate(site for site in sites.cuttable if site.kind == "width"):
+    for site in (site for site in sites.cuttable if site.kind == "width"):
         atom = sites.atoms[site.name].root
-        factors = _parameter(draft, gates, site.name, number, site.units)
+        factors = _parameter(draft, gates, site.name, site.units)
         for reader, source in list(readers(sites, atom)):
             with draft.module.graph.inserting_before(draft.copies[reader]):
                 _gate_input(draft, reader, source, atom, factors)
-    for number, residual in enumerate(sites.residuals, start=len(gates)):
-        path = _parameter(draft, gates, residual.name, number, 1)
+    for residual in sites.residuals:
+        path = _parameter(draft, gates, residual.name, 1)
         add, branch = draft.copies[residual.add], draft.copies[residual.branch]
         with draft.module.graph.inserting_before(add):
             add.replace_input_with(branch, _times(draft, branch, draft.module.graph.get_attr(path)))
@@ -85,20 +85,18 @@ def readers(sites: Sites, atom: Dim) -> Iterator[tuple[fx.Node, fx.Node]]:
     """(reader, input) wherever an operator uses the atom up: its output no longer carries it."""
     flow = sites.flow
     for node in sites.program.module.graph.nodes:
-        outputs = flow.dims[node]
-        results = outputs if isinstance(outputs, list) else [outputs]
-        if node.op != "call_function" or any(d.contains(atom) for dims in results for d in dims):
+        if node.op != "call_function":
+            continue
+        if any(dim.contains(atom) for dims in flow.outputs(node) for dim in dims):
             continue
         for source in node.all_input_nodes:
             if source.op != "get_attr" and any(dim.contains(atom) for dim in flow.of(source)):
                 yield node, source
 
 
-def _parameter(
-    draft: Draft, gates: dict[str, torch.nn.Parameter], name: str, number: int, units: int
-) -> str:
+def _parameter(draft: Draft, gates: dict[str, torch.nn.Parameter], name: str, units: int) -> str:
+    path = f"{PREFIX}{len(gates)}"
     gates[name] = torch.nn.Parameter(torch.ones(units))
-    path = f"{PREFIX}{number}"
     draft.module.register_parameter(path, gates[name])
     return path
 

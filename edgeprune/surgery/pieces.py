@@ -143,7 +143,7 @@ class _Chain:
         return self.inputs[node]
 
     def _belongs(self, node: fx.Node) -> bool:
-        """Whether a tensor is the sub-layer's own: a weight, of a size that tokens do not change."""
+        """Whether it is a weight of the sub-layer: a tensor of the same size for any tokens."""
         dims = self.draft.sites.flow.of(node)
         return node.op == "get_attr" and not any(d.contains(t) for d in dims for t in self.size)
 

@@ -10,9 +10,11 @@ from edgeprune.sites.flow import Dims, Flow, rule
 
 
 @rule(ATEN.scaled_dot_product_attention)
-def attention(flow: Flow, node: fx.Node) -> Dims:
+def attention(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
     """q [batch, heads, queries, d], k and v [batch, heads, keys, d]; fewer kv heads under GQA."""
     q, k, v = (flow.of(argument) for argument in node.args[:3])
+    if len(q) != 4:
+        return flow.without_rule(node)
     mask = flow.of(node.args[3]) if len(node.args) > 3 else ()
     for other in (k, v):
         flow.tie(q[0], other[0], node)

@@ -15,7 +15,8 @@ def convolution(flow: Flow, node: fx.Node) -> Dims:
     """Ties channels to the weight; a depthwise convolution also ties input to output channels."""
     x, weight = flow.of(node.args[0]), flow.of(node.args[1])
     groups = node.args[6] if len(node.args) > 6 else 1
-    flow.freeze(x[2:], f"{describe(node)} slides over it")
+    space = flow.fresh(node)[2:]
+    flow.freeze((*x[2:], *space), f"{describe(node)} slides over it")
     for dim in weight[2:]:
         flow.role("kernel", dim)
     if groups == 1:
@@ -27,7 +28,7 @@ def convolution(flow: Flow, node: fx.Node) -> Dims:
     if len(node.args) > 2 and node.args[2] is not None:
         flow.tie(weight[0], flow.of(node.args[2])[0], node)
     flow.role("channels", weight[0])
-    return (x[0], weight[0], *flow.fresh(node)[2:])
+    return (x[0], weight[0], *space)
 
 
 @literals(ATEN.conv1d, ATEN.conv2d, ATEN.conv3d)
@@ -42,5 +43,6 @@ def convolution_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
 def pooling(flow: Flow, node: fx.Node) -> Dims:
     """Pools over space; batch and channels pass through."""
     x = flow.of(node.args[0])
-    flow.freeze(x[2:], f"{describe(node)} slides over it")
-    return (*x[:2], *flow.fresh(node)[2:])
+    space = flow.fresh(node)[2:]
+    flow.freeze((*x[2:], *space), f"{describe(node)} slides over it")
+    return (*x[:2], *space)

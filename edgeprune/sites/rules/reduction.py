@@ -63,7 +63,7 @@ def layer_norm(flow: Flow, node: fx.Node) -> Dims:
     return dims
 
 
-@rule(ATEN.batch_norm, ATEN._native_batch_norm_legit_no_training)
+@rule(ATEN.batch_norm)
 def batch_norm(flow: Flow, node: fx.Node) -> Dims:
     """Per-channel statistics and weights belong to the channel."""
     dims = flow.of(node.args[0])

@@ -12,10 +12,10 @@ from edgeprune.program.graph import ATEN, is_call, shape
 from edgeprune.sites.atoms import Dim, concat, cut_at, unify_sequences
 from edgeprune.sites.flow import Dims, Flow, Sizes, describe, is_tensor, literals, rule
 
-RESHAPES = (ATEN.view, ATEN.reshape, ATEN._unsafe_view)
+RESHAPES = (ATEN.reshape, ATEN._unsafe_view)
 
 
-@rule(*RESHAPES, ATEN.flatten, ATEN.squeeze, ATEN.unsqueeze, ATEN.expand_as)
+@rule(*RESHAPES, ATEN.flatten, ATEN.squeeze, ATEN.unsqueeze)
 def reshape(flow: Flow, node: fx.Node) -> Dims:
     """The same entries in the same order: both sides are one sequence of factors."""
     before = [dim for dim in flow.of(node.args[0]) if dim.size != 1]
@@ -45,14 +45,14 @@ def _is_batch(size: Any) -> bool:
     return is_call(size, ATEN.sym_size)
 
 
-@rule(ATEN.transpose, ATEN.permute, ATEN.t, ATEN.movedim)
+@rule(ATEN.transpose, ATEN.permute, ATEN.t, ATEN.movedim.int)
 def permute(flow: Flow, node: fx.Node) -> Dims:
     """Dimensions in another order."""
     dims = list(flow.of(node.args[0]))
     if is_call(node, ATEN.permute):
         return tuple(dims[i] for i in node.args[1])
     one, two = (0, 1) if is_call(node, ATEN.t) else node.args[1:3]
-    if is_call(node, ATEN.movedim):
+    if is_call(node, ATEN.movedim.int):
         dims.insert(two % len(dims), dims.pop(one))
     else:
         dims[one], dims[two] = dims[two], dims[one]
@@ -84,9 +84,11 @@ def sliced(flow: Flow, node: fx.Node) -> Dims:
     dims = list(flow.of(node.args[0]))
     axis, start, end, step = _slice(node)
     size = dims[axis].size
-    if step != 1 or not all(isinstance(each, (int, type(None))) for each in (start, end)):
-        dims[axis].freeze(f"{describe(node)} takes every {step}th")
-        dims[axis] = Dim(shape(node)[axis])
+    symbolic = not all(isinstance(each, (int, type(None))) for each in (start, end))
+    if step != 1 or symbolic or not shape(node)[axis]:
+        taken = Dim(shape(node)[axis])
+        flow.freeze((dims[axis], taken), f"{describe(node)} takes entries by their place")
+        dims[axis] = taken
         return tuple(dims)
     first, last = (range(size)[slice(start, end)].start, range(size)[slice(start, end)].stop)
     marks = sorted({first, last, size} - {0})
@@ -142,7 +144,9 @@ def stack(flow: Flow, node: fx.Node) -> Dims:
             flow.tie(mine, theirs, node)
     result = list(parts[0])
     axis = (node.args[1] if len(node.args) > 1 else 0) % (len(result) + 1)
-    result.insert(axis, Dim(len(parts)))
+    stacked = Dim(len(parts))
+    stacked.freeze(f"{describe(node)} makes it, one entry for each tensor")
+    result.insert(axis, stacked)
     return tuple(result)
 
 

@@ -1,0 +1,92 @@
+"""Samples are taken on the real runtime, kept as they come, and never taken twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cost_models import encoder
+
+from edgeprune.cost import samples as module
+from edgeprune.cost.samples import (
+    Lowerable,
+    Point,
+    fastest_ms,
+    read_samples,
+    samples_file,
+    take_samples,
+)
+from edgeprune.devices import connect
+from edgeprune.sites import Sites, find_sites
+from edgeprune.surgery.pieces import chain
+
+
+@pytest.fixture(scope="module")
+def sites() -> Sites:
+    return find_sites(encoder(layers=1))
+
+
+def counted(
+    sites: Sites, built: list[str], name: str, stop: bool = False
+) -> Callable[[], Lowerable]:
+    """Builds the feed-forward block, and notes that it did."""
+
+    def build() -> Lowerable:
+        if stop:
+            raise KeyboardInterrupt
+        built.append(name)
+        piece = chain(sites, sites.residuals[1:], {}, 8)
+        return piece.module, piece.inputs
+
+    return build
+
+
+def test_a_stopped_measurement_goes_on_where_it_was(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(module, "ROUNDS", 10)
+    path, built = tmp_path / "samples.json", []
+
+    def points(stop: bool) -> list[Point]:
+        return [
+            Point("first", counted(sites, built, "first"), memory=True),
+            Point("second", counted(sites, built, "second", stop)),
+        ]
+
+    with connect("local") as device:
+        with pytest.raises(KeyboardInterrupt):
+            take_samples(sites.program, device, "int8", points(stop=True), path, {})
+        kept = read_samples(path)
+        assert list(kept) == ["first"]
+        found = take_samples(sites.program, device, "int8", points(stop=False), path, kept)
+        assert built == ["first", "second"]
+        again = take_samples(sites.program, device, "int8", points(stop=True), path, found)
+    assert again == found == read_samples(path)
+    assert found["first"].peak_memory_mb and found["second"].peak_memory_mb is None
+    assert found["first"].ratio > 0 and found["first"].working_set_bytes > 8 * 64 * 4
+    assert len(found["first"].samples_ms) == len(found["first"].dense_ms) == 10
+
+
+def test_samples_are_kept_by_shape_and_precision_not_by_weights(sites: Sites) -> None:
+    other = find_sites(encoder(layers=2))
+    reweighted = encoder(layers=1)
+    for weight in reweighted.module.parameters():
+        weight.data += 1
+    with connect("local") as device:
+        path = samples_file(sites.program, device, "int8")
+        assert samples_file(reweighted, device, "int8") == path
+        assert samples_file(sites.program, device, "fp32") != path
+        assert samples_file(other.program, device, "int8") != path
+
+
+def test_an_unreadable_file_of_samples_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "samples.json"
+    path.write_text('{"format": "edgeprune.cost-')
+    assert read_samples(path) == {}
+
+
+def test_other_load_does_not_count() -> None:
+    quiet = [1.0, 1.01, 1.02, 1.0, 1.01] * 4
+    assert fastest_ms(quiet) == fastest_ms(quiet + [5.0] * 4)

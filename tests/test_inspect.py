@@ -1,0 +1,60 @@
+"""A model as a table: 48 layers that are alike are one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from command_line import edgeprune
+from rich.console import Console
+
+from edgeprune.inspect import rows_of, sites_table
+from edgeprune.sites import Site
+
+
+def heads(name: str, units: int = 12) -> Site:
+    return Site(name, "heads", units, parameters=100)
+
+
+def test_layers_that_are_alike_share_a_line() -> None:
+    sites = [heads(f"encoder.layer.{i}.heads") for i in range(48)]
+    sites += [replace(site, name=site.name + "2", axis="ffn") for site in sites]
+    assert [(row.name, row.count) for row in rows_of(sites)] == [
+        ("encoder.layer.{0…47}.heads", 48),
+        ("encoder.layer.{0…47}.heads2", 48),
+    ]
+
+
+def test_a_layer_that_differs_stands_alone() -> None:
+    sites = [heads(f"h.{i}", units=8 if i == 3 else 12) for i in range(6)]
+    assert [(row.name, row.site.units) for row in rows_of(sites)] == [
+        ("h.{0…2,4…5}", 12),
+        ("h.3", 8),
+    ]
+
+
+def test_stages_with_unequal_depth_are_not_mixed_up() -> None:
+    depths = (2, 2, 4)
+    sites = [
+        heads(f"stages.{s}.blocks.{b}") for s, depth in enumerate(depths) for b in range(depth)
+    ]
+    rows = rows_of(sites)
+    assert [row.name for row in rows] == [
+        f"stages.{s}.blocks.{{0…{d - 1}}}" for s, d in enumerate(depths)
+    ]
+    assert sum(row.count for row in rows) == len(sites)
+    grid = [site for site in sites if not site.name.startswith("stages.2")]
+    assert [row.name for row in rows_of(grid)] == ["stages.{0…1}.blocks.{0…1}"]
+
+
+def test_the_table_says_why_not() -> None:
+    console = Console(width=120, record=True, file=None)
+    frozen = replace(heads("head"), why_not="it is an output of the model")
+    tokens = Site("0.tokens", "tokens", 17, pinned=(0,))
+    console.print(sites_table(rows_of([frozen, tokens])))
+    text = console.export_text()
+    assert "no: it is an output of the model" in text and "yes; token 0 stays" in text
+
+
+def test_the_command_shows_a_built_in_task() -> None:
+    text = edgeprune("inspect", "digits-vit").stdout
+    assert "blocks.{0…3}.heads" in text and "24 of 26 sites can be cut" in text
