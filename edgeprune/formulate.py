@@ -62,7 +62,7 @@ def token_levels(sites: Sites, multiples: Multiples) -> tuple[int, ...]:
         return (1,)
     size, least = max(sizes)
     step = multiples.tokens if size >= 4 * multiples.tokens else 1
-    found = {max(least, round(size * share / step) * step) for share in TOKEN_SHARES[1:]}
+    found = {max(least, step, round(size * share / step) * step) for share in TOKEN_SHARES[1:]}
     return (size, *sorted((level for level in found if level < size), reverse=True))
 
 

@@ -45,7 +45,7 @@ class Tiny(Task):
 
     def model(self):
         torch.manual_seed(0)
-        return nn.Sequential(Block(), Block(), nn.Flatten(), nn.Linear(8 * 16, 4)).eval()
+        return nn.Sequential(Block(), nn.Flatten(), nn.Linear(8 * 16, 4)).eval()
 
     def example_inputs(self):
         return self.calibration()[0]

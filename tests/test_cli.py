@@ -142,7 +142,7 @@ def test_plan_stops_at_the_plan_that_build_uses(
 def test_a_bound_nothing_can_meet_ends_in_3_and_says_what_is_reachable(
     built: tuple[Path, Ended], task: str
 ) -> None:
-    words = ("--profile", "pixel8", "--task", task, "--budget", "size=1KB")
+    words = ("--profile", "pixel8", "--task", task, "--budget", "size=0.1KB")
     ended = edgeprune("plan", *words, "--out", built[0], "--quiet")
     assert ended.exit_code == 3
     assert "size" in ended.message and "MB" in ended.message

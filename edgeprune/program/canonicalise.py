@@ -86,7 +86,7 @@ def drop_no_ops(module: fx.GraphModule) -> None:
 def _is_no_op(node: fx.Node) -> bool:
     if is_call(node, ATEN.dropout, ATEN.feature_dropout):
         return not node.args[2]
-    if is_call(node, ATEN.contiguous, ATEN.clone, ATEN.alias, ATEN.detach, ATEN.lift_fresh_copy):
+    if is_call(node, ATEN.contiguous, ATEN.clone, ATEN.alias, ATEN.lift_fresh_copy):
         return True
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):

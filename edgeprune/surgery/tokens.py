@@ -221,6 +221,7 @@ class _Selection:
             bonus = torch.zeros(1, self.size)
             bonus[0, list(pinned)] = PINNED
             received = emit(ATEN.add.Tensor, received, self._constant("pinned", bonus))
+        # Training must not follow the scores: through STEEP their gradients would be infinite.
         return emit(ATEN.detach.default, received)
 
     def _real(self, mask: fx.Node) -> fx.Node:

@@ -32,7 +32,7 @@ def test_the_gradient_of_a_gate_is_the_slope_of_the_output(name: str) -> None:
     given_ = inputs(name, seed=1, dtype=DOUBLE)
     probe = noise(*gated(*given_).shape, seed=2).double()
     (gated(*given_) * probe).sum().backward()
-    step = 2.0**-10
+    step = 2.0**-7  # Llama's norms work in single precision whatever the model's type
     for gate_name, factors in gated.gates.items():
         ends = []
         for sign in (1, -1):
@@ -42,7 +42,7 @@ def test_the_gradient_of_a_gate_is_the_slope_of_the_output(name: str) -> None:
                 factors[-1] -= sign * step
         slope = (ends[0] - ends[1]) / (2 * step)
         assert factors.grad is not None
-        assert torch.isclose(factors.grad[-1].double(), slope, rtol=1e-3, atol=1e-5), gate_name
+        assert torch.isclose(factors.grad[-1].double(), slope, rtol=3e-3, atol=3e-3), gate_name
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -130,7 +130,7 @@ class Reference(fx.Interpreter):
 
             def rank(i: int, row: int = row) -> tuple[float, ...]:
                 real = bool(self.real[row, i])  # type: ignore[index]
-                score = float(received[row, i]) if real else -1.0
+                score = received[row, i].item() if real else -1.0
                 return (-(i in always), -score, i)
 
             order = sorted((i for i in range(alive.shape[1]) if alive[row, i]), key=rank)

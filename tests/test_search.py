@@ -1,0 +1,192 @@
+"""The closed loop from a budget to one plan."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from models import TOKENS, inputs, model, program, sites
+from torch import nn
+
+from edgeprune.budget import AbsoluteBudget
+from edgeprune.cost import estimate_costs
+from edgeprune.devices import DeviceState, Measurement, Workload
+from edgeprune.errors import InfeasibleError
+from edgeprune.formulate import choices_of, token_levels
+from edgeprune.importance import Damage, Evidence
+from edgeprune.plan import check_plan
+from edgeprune.profile import Multiples, load_profile
+from edgeprune.program.program import as_tuple
+from edgeprune.recover import refit
+from edgeprune.search import MARGIN, ROUNDS, Search, SearchResult
+from edgeprune.task import Batch, Predict, Score, Task
+
+STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
+
+
+class Unscored(Task):
+    """A small BERT without labels."""
+
+    def model(self) -> nn.Module:
+        return model("bert")
+
+    def example_inputs(self) -> Batch:
+        return inputs("bert")
+
+    def calibration(self) -> Iterable[Batch]:
+        return [inputs("bert", 16, 1)]
+
+    def evaluate(self, predict: Predict) -> Score:
+        return 0.0
+
+
+class Scored(Unscored):
+    """The same, with a validation score: how well the mean output's sign is kept."""
+
+    def validate(self, predict: Predict) -> float | None:
+        (batch,) = self.calibration()
+        answers = predict(batch)
+        assert isinstance(answers, torch.Tensor)
+        return float(((answers > 0) == (program("bert")(*batch) > 0)).float().mean())
+
+
+class ScriptedDevice:
+    """Every file takes as long as the script says: once around the loop is one entry."""
+
+    name = "scripted"
+
+    def __init__(self, *script_ms: float) -> None:
+        self.script_ms = script_ms
+        self.asked: list[list[str]] = []
+
+    def measure(
+        self, workloads: Sequence[Workload], rounds: int = 50, memory: bool = False
+    ) -> dict[str, Measurement]:
+        assert all(each.path.stat().st_size > 1000 for each in workloads[1:])
+        took = self.script_ms[len(self.asked)]
+        self.asked.append([each.name for each in workloads])
+        return {
+            each.name: Measurement(each.name, (took,) * 3, 1.0, 1.0, None, 1.0, STATE)
+            for each in workloads
+        }
+
+
+@pytest.fixture(scope="module")
+def search() -> Search:
+    """Without a device, at half the estimated latency."""
+    found = sites("bert")
+    multiples = Multiples(heads=1, ffn=8, tokens=1)
+    table = estimate_costs(found, load_profile("pixel8"), "fp32")
+    widths = [site for site in found.cuttable if site.kind == "width"]
+    damage = Damage(
+        orders={site.name: tuple(range(site.units)) for site in widths},
+        width={site.name: {site.units: 0.0, 1: 0.4} for site in widths},
+        removed={residual.name: 0.7 for residual in found.residuals},
+        tokens={stream.name: {TOKENS: 0.0, 1: 0.9} for stream in found.streams},
+    )
+    return Search(
+        *(found, choices_of(found, multiples), token_levels(found, multiples), damage, table),
+        bounds=AbsoluteBudget(table.dense_ms / 2, None, None, None, 50),
+        task=Unscored(),
+        calibration=[inputs("bert", 16, 1)],
+        precision="fp32",
+        device=None,
+        dense=None,
+        folder=Path(),
+    )
+
+
+def bound_of(search: Search) -> float:
+    assert search.bounds.latency_ms is not None
+    return search.bounds.latency_ms
+
+
+def with_device(search: Search, folder: Path, *ratios: float) -> tuple[Search, ScriptedDevice]:
+    """The search on a device that takes these ratios of the bound, one a round."""
+    device = ScriptedDevice(*(ratio * bound_of(search) for ratio in ratios))
+    dense = folder / "dense.pte"
+    return replace(search, device=device, dense=dense, folder=folder), device  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def two_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.search.VARIANTS", ({}, {"length": 4.0}))
+
+
+def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> None:
+    result = search.run()
+    (only,) = result.rounds
+    check_plan(result.plan, search.sites)
+    predicted = search.table.predict(search.sites, result.plan).latency_ms
+    assert result.chosen.predicted_ms == pytest.approx(predicted)
+    assert predicted <= MARGIN * bound_of(search)
+    assert result.chosen.measured_ms is None and only.dense_ms is None
+    assert only.correction == 1.0
+    assert len({candidate.plan.hash for candidate in only.candidates}) == len(only.candidates) > 1
+
+
+def test_without_labels_the_candidate_that_moves_the_outputs_least_wins(search: Search) -> None:
+    result = search.run()
+    scores = [candidate.score for candidate in result.rounds[0].candidates]
+    assert all(score is not None and score < 0 for score in scores)
+    assert result.chosen.score == max(score for score in scores if score is not None)
+    program = refit(search.sites, result.plan, search.calibration)
+    evidence = Evidence(search.sites, search.calibration)
+    with torch.no_grad():
+        moved = evidence.moved(as_tuple(program(*batch)) for batch in evidence.batches)
+    assert result.chosen.score == pytest.approx(-moved, rel=1e-5)
+
+
+def test_the_tasks_validation_score_decides_where_it_has_one(search: Search) -> None:
+    result = replace(search, task=Scored()).run()
+    scores = [candidate.score for candidate in result.rounds[0].candidates]
+    assert all(score is not None and 0 < score < 1 for score in scores)
+    assert result.chosen.score == max(score for score in scores if score is not None)
+
+
+def test_a_budget_out_of_reach_is_refused(search: Search) -> None:
+    tight = replace(search.bounds, latency_ms=bound_of(search) / 1000)
+    with pytest.raises(InfeasibleError, match="latency"):
+        replace(search, bounds=tight).run()
+
+
+@pytest.mark.usefixtures("two_candidates")
+def test_over_budget_the_table_is_corrected_and_solved_again(
+    search: Search, tmp_path: Path
+) -> None:
+    closed, device = with_device(search, tmp_path, 1.2, 0.95)
+    first, second = closed.run().rounds
+    ratios = [c.measured_ms / c.predicted_ms for c in first.candidates if c.measured_ms]
+    assert first.correction == 1.0
+    assert second.correction == pytest.approx(statistics.median(ratios))
+    assert second.correction > 1.2
+    for candidate in second.candidates:
+        by_table = search.table.predict(search.sites, candidate.plan).latency_ms
+        assert candidate.predicted_ms == pytest.approx(second.correction * by_table)
+        assert candidate.predicted_ms <= MARGIN * bound_of(search)
+    assert all(c.score is None for c in first.candidates)
+    assert all(c.score is not None for c in second.candidates)
+    assert [names[0] for names in device.asked] == ["dense", "dense"]
+    assert second.dense_ms == pytest.approx(0.95 * bound_of(search))
+
+
+@pytest.mark.usefixtures("two_candidates")
+def test_a_plan_that_never_fits_is_reported_after_the_last_round(
+    search: Search, tmp_path: Path
+) -> None:
+    closed, _ = with_device(search, tmp_path, *[1.05] * ROUNDS)
+    result = closed.run()
+    assert len(result.rounds) == ROUNDS
+    assert result.chosen.measured_ms == pytest.approx(1.05 * bound_of(search))
+    assert result.chosen.score is not None
+    assert SearchResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_a_result_survives_json(search: Search) -> None:
+    result = search.run()
+    assert SearchResult.from_json(json.loads(json.dumps(result.to_json()))) == result
