@@ -42,9 +42,18 @@ class Plan:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Plan:
-        """Read what :meth:`to_json` gave."""
-        kept = {name: tuple(units) for name, units in body["kept"].items()}
-        return cls(body["program"], kept, dict(body["tokens"]))
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            KeyError, TypeError: a field is missing, or is not of its type.
+        """
+        kept = _typed(body, "kept", dict).items()
+        tokens = _typed(body, "tokens", dict)
+        return cls(
+            _typed(body, "program", str),
+            {name: tuple(_typed(units, i, int) for i in range(len(units))) for name, units in kept},
+            {name: _typed(tokens, name, int) for name in tokens},
+        )
 
     def write(self, path: str | os.PathLike[str], **more: Any) -> Path:
         """Write ``plan.json``, with further fields beside the plan."""
@@ -60,10 +69,10 @@ class Plan:
         body = files.read_json(path, "plan")
         try:
             return cls.from_json(body)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: not a complete plan ({error!r} is missing or wrong)"
-            ) from error
+        except KeyError as error:
+            raise InputError(f"{path}: not a complete plan, {error} is missing") from error
+        except TypeError as error:
+            raise InputError(f"{path}: not a plan ({error})") from error
 
     def only(self, *names: str) -> Plan:
         """The part of the plan about these sites."""
@@ -72,6 +81,14 @@ class Plan:
             kept={name: self.kept[name] for name in names if name in self.kept},
             tokens={name: self.tokens[name] for name in names if name in self.tokens},
         )
+
+
+def _typed(holder: Any, key: Any, wanted: type) -> Any:
+    """``holder[key]``, which must be a ``wanted`` and no subclass: True is no number of a unit."""
+    found = holder[key]
+    if type(found) is not wanted:
+        raise TypeError(f"{key!r} is {found!r}, wanted {wanted.__name__}")
+    return found
 
 
 def check_plan(plan: Plan, sites: Sites) -> None:

@@ -313,7 +313,7 @@ def _construct(task_class: type[Task], spec: str, path: Path) -> Task:
 def _line_in(error: BaseException, path: Path) -> str:
     """`` (line 7)``: the last line of the user's file that the error came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     return f" (line {lines[-1]})" if lines else ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,7 +260,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(saved: Path) -> None:
     assert files_in(Path("out")) == []
 
 
-def test_a_build_on_a_full_disk_goes_on_when_there_is_space() -> None:
+def test_a_build_on_a_full_disk_leaves_nothing_behind() -> None:
     task = tiny_task(Path.cwd())
     words = ("plan", "--profile", "pixel8", "--task", task, "--out", "out", "--quiet")
     with start(*words, prepare=full_disk(500)) as process:
@@ -269,5 +268,3 @@ def test_a_build_on_a_full_disk_goes_on_when_there_is_space() -> None:
     assert process.returncode == 2, stderr
     assert "writing failed" in stderr and stderr.count("\n") == 1
     assert files_in(Path("out")) == []
-    assert edgeprune(*words).exit_code == 0
-    shutil.rmtree("out")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from edgeprune.inspect import rows_of, sites_table
 from edgeprune.sites import Site
+from edgeprune.tasks.digits_vit import DigitsVit
 
 
 def heads(name: str, units: int = 12) -> Site:
@@ -55,6 +56,6 @@ def test_the_table_says_why_not() -> None:
     assert "no: it is an output of the model" in text and "yes; token 0 stays" in text
 
 
-def test_the_command_shows_a_built_in_task() -> None:
-    text = edgeprune("inspect", "digits-vit").stdout
+def test_the_command_shows_a_built_in_task(digits: DigitsVit) -> None:
+    text = edgeprune("inspect", digits.name).stdout
     assert "blocks.{0…3}.heads" in text and "24 of 26 sites can be cut" in text

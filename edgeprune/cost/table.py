@@ -236,7 +236,7 @@ class CostTable:
     @property
     def hash(self) -> str:
         """Identifies what the table says."""
-        return files.content_hash(self.to_json())
+        return files.content_hash(self.to_json() | {"date": ""})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> CostTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -46,17 +47,20 @@ def capture(
     larger = tuple(torch.cat([each, each[:1]]) for each in inputs)
     model.eval()
     batch = torch.export.Dim("batch", min=1, max=65536)
+    printed = io.StringIO()
     with _quiet(), torch.no_grad():
         reference = _run(model, inputs, "its own example inputs")
         try:
-            exported = torch.export.export(
-                model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
-            )
+            # torch prints the graph so far when it gives up.
+            with contextlib.redirect_stderr(printed):
+                exported = torch.export.export(
+                    model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
+                )
         except Exception as error:
             raise InputError(
                 f"torch.export cannot capture {type(model).__name__}: {_first_line(error)} "
                 "(see -v for the whole story)",
-                detail=str(error),
+                detail=f"{error}\n{printed.getvalue()}",
             ) from error
         reference_larger = _run(model, larger, "a batch one larger than its example inputs")
     program = from_exported(exported, input_names, output_names, meta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 from torch import fx
 
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.files import FORMAT_VERSION, check_version, write_atomic
+from edgeprune.files import FORMAT_VERSION, check_version, write_bytes
 from edgeprune.program.graph import get_attribute, is_call, op_name, tensors_read
 
 META_FILE = "edgeprune.json"
@@ -94,11 +95,10 @@ class Program:
             "meta": self.meta,
         }
 
-        def write(temporary: Path) -> None:
-            with open(temporary, "wb") as stream:
-                torch.export.save(exported, stream, extra_files={META_FILE: json.dumps(notes)})
-
-        return write_atomic(path, write)
+        # Through memory: torch's writer ends the process when the disk is full.
+        written = io.BytesIO()
+        torch.export.save(exported, written, extra_files={META_FILE: json.dumps(notes)})
+        return write_bytes(path, written.getvalue())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Program:

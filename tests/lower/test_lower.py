@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgeprune.program import Program
 from lower_blocks import WIDTH, encoder, encoder_inputs
 from torch.export import Dim
 from torch.fx import GraphModule
@@ -15,6 +14,7 @@ from edgeprune import files
 from edgeprune.devices import connect
 from edgeprune.errors import InputError
 from edgeprune.lower import lower, register_runtime
+from edgeprune.program import Program
 
 
 @pytest.fixture(scope="module")

@@ -45,13 +45,13 @@ def _is_batch(size: Any) -> bool:
     return is_call(size, ATEN.sym_size)
 
 
-@rule(ATEN.transpose, ATEN.permute, ATEN.t, ATEN.movedim.int)
+@rule(ATEN.transpose, ATEN.permute, ATEN.t, ATEN.mT, ATEN.movedim.int)
 def permute(flow: Flow, node: fx.Node) -> Dims:
     """Dimensions in another order."""
     dims = list(flow.of(node.args[0]))
     if is_call(node, ATEN.permute):
         return tuple(dims[i] for i in node.args[1])
-    one, two = (0, 1) if is_call(node, ATEN.t) else node.args[1:3]
+    one, two = (-2, -1) if is_call(node, ATEN.t, ATEN.mT) else node.args[1:3]
     if is_call(node, ATEN.movedim.int):
         dims.insert(two % len(dims), dims.pop(one))
     else:
