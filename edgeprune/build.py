@@ -100,6 +100,18 @@ class BuildResult:
         return self.verdict.exit_code
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A build up to its plan: all that the later stages read."""
+
+    profile: Profile
+    budget: Budget
+    calibration: tuple[Batch, ...]
+    search: Search
+    found: SearchResult
+    dense: Artifact
+
+
 def build(task: Task | str, settings: Settings) -> BuildResult:
     """Cut a task's model to a budget and prove it on the device.
 
@@ -110,58 +122,78 @@ def build(task: Task | str, settings: Settings) -> BuildResult:
         InputError: wrong task, profile, budget or folder.
         InfeasibleError: no plan meets the budget; says which bound and what is reachable.
     """
-    torch.manual_seed(settings.seed)
     stages = Stages(settings.out, STAGES)
+    with _device(settings) as device:
+        planned = _planned(task, settings, stages, device)
+        search, found, dense = planned.search, planned.found, planned.dense
+        with stages.stage("recover"):
+            slim, distilled = recover_stage(
+                stages, search.sites, found.plan, search.task, planned.calibration, settings
+            )
+        with stages.stage("lower"):
+            artifact = lower_stage(slim, found.plan, planned.profile, search.precision, settings)
+        with stages.stage("validate"):
+            verdict = validate_stage(stages, search, found, slim, artifact, dense, settings)
+            files_ = {"dense": dense, "pruned": artifact}
+            operators = _operators(device, search.sites.program, files_)
+    report = compose(
+        search=search,
+        found=found,
+        verdict=verdict,
+        profile=planned.profile,
+        budget=planned.budget,
+        artifact=artifact,
+        distilled=distilled,
+        operators=operators,
+        stages=stages.times,
+        command=command_of(settings, search.task, planned.budget, search.precision),
+    )
+    write_report(report, settings.out)
+    _conclude(verdict, settings)
+    return BuildResult(settings.out, verdict, found, artifact)
+
+
+def plan(task: Task | str, settings: Settings) -> SearchResult:
+    """The stages of a build up to the plan; ``build`` with the same settings goes on from it.
+
+    Raises:
+        InputError, InfeasibleError: as :func:`build`.
+    """
+    stages = Stages(settings.out, STAGES[: STAGES.index("solve") + 1])
+    with _device(settings) as device:
+        return _planned(task, settings, stages, device).found
+
+
+def _planned(
+    task: Task | str, settings: Settings, stages: Stages, device: Device | None
+) -> Planned:
+    torch.manual_seed(settings.seed)
     with stages.stage("profile"):
         task = load_task(task) if isinstance(task, str) else task
         profile, budget, precision = profile_stage(settings)
-    with _device(settings) as device:
-        with stages.stage("capture"):
-            program, calibration = capture_stage(task)
-        with stages.stage("sites"):
-            sites = sites_stage(program, settings.out)
-            choices = choices_of(sites, profile.multiples)
-            levels = token_levels(sites, profile.multiples)
-        with stages.stage("score"):
-            damage = score_stage(stages, sites, choices, levels, calibration, settings)
-        with stages.stage("cost"):
-            table = cost_stage(sites, profile, precision, device, levels, settings)
-            dense, bounds = dense_stage(stages, sites, table, precision, device, budget)
-        with stages.stage("solve"):
-            search = Search(
-                *(sites, choices, levels, damage, table, bounds, task),
-                calibration=first_examples(calibration, SCORED_EXAMPLES),
-                precision=precision,
-                device=device,
-                dense=dense.path,
-                folder=stages.folder,
-                solver=settings.solver,
-            )
-            found = solve_stage(stages, search, settings)
-        with stages.stage("recover"):
-            slim, distilled = recover_stage(stages, sites, found.plan, task, calibration, settings)
-        with stages.stage("lower"):
-            artifact = lower_stage(slim, found.plan, profile, precision, settings)
-        with stages.stage("validate"):
-            verdict = validate_stage(stages, search, found, slim, artifact, dense, settings)
-            operators = _operators(device, program, {"dense": dense, "pruned": artifact})
-    write_report(
-        compose(
-            search=search,
-            found=found,
-            verdict=verdict,
-            profile=profile,
-            budget=budget,
-            artifact=artifact,
-            distilled=distilled,
-            operators=operators,
-            stages=stages.times,
-            command=command_of(settings, task, budget, precision),
-        ),
-        settings.out,
-    )
-    _conclude(verdict, settings)
-    return BuildResult(settings.out, verdict, found, artifact)
+    with stages.stage("capture"):
+        program, calibration = capture_stage(task)
+    with stages.stage("sites"):
+        sites = sites_stage(program, settings.out)
+        choices = choices_of(sites, profile.multiples)
+        levels = token_levels(sites, profile.multiples)
+    with stages.stage("score"):
+        damage = score_stage(stages, sites, choices, levels, calibration, settings)
+    with stages.stage("cost"):
+        table = cost_stage(sites, profile, precision, device, levels, settings)
+        dense, bounds = dense_stage(stages, sites, table, precision, device, budget)
+    with stages.stage("solve"):
+        search = Search(
+            *(sites, choices, levels, damage, table, bounds, task),
+            calibration=first_examples(calibration, SCORED_EXAMPLES),
+            precision=precision,
+            device=device,
+            dense=dense.path,
+            folder=stages.folder,
+            solver=settings.solver,
+        )
+        found = solve_stage(stages, search, settings)
+    return Planned(profile, budget, calibration, search, found, dense)
 
 
 def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,17 +20,23 @@ from edgeprune.console import progress
 from edgeprune.cost.memory import working_set_bytes
 from edgeprune.cost.plans import DENSE
 from edgeprune.devices.device import Device, Workload
+from edgeprune.devices.measurement import Measurement
 from edgeprune.errors import InputError
 from edgeprune.lower import lower_graph
 from edgeprune.lower.artifact import Precision
 from edgeprune.program.graph import op_name, shape
 from edgeprune.program.program import Program
 
+log = logging.getLogger(__name__)
+
 ROUNDS = 60
 BATCH = 8
 # The fastest runs say what the code takes; the others, what else the machine was doing.
 FASTEST_SHARE = 0.1
 FEWEST_RUNS = 3
+# A quiet device's median is within 5% of its fastest runs; a busy one's was 3 times them.
+CALM = 1.1
+TRIES = 3
 
 Lowerable = tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]
 
@@ -160,7 +167,7 @@ class _Session:
                 alive[point.name] = working_set_bytes(module, inputs)
             tell(point.name)
         distinct = {load.name: load for load in (self.dense, *loads.values())}
-        measured = self.device.measure(list(distinct.values()), ROUNDS)
+        measured = self._timed(list(distinct.values()))
         samples = {}
         for point in points:
             load = loads[point.name]
@@ -174,6 +181,23 @@ class _Session:
                 date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             )
         return samples
+
+    def _timed(self, loads: Sequence[Workload]) -> dict[str, Measurement]:
+        """Timed in turns; again, a few times, while something else keeps the device busy."""
+        tries = []
+        for _ in range(TRIES):
+            found = self.device.measure(loads, ROUNDS)
+            runs = found[DENSE].samples_ms
+            tries.append((float(np.median(runs)) / fastest_ms(runs), found))
+            if tries[-1][0] <= CALM:
+                return found
+        restless, found = min(tries, key=lambda each: each[0])
+        log.warning(
+            "costs: the device was busy in %d tries; the dense model's median was %.0f%% above its "
+            "fastest runs. Stop other work on it, and measure again.",
+            *(TRIES, 100 * (restless - 1)),
+        )
+        return found
 
     def _lowered(self, name: str, lowerable: Lowerable) -> Workload:
         module, inputs = lowerable

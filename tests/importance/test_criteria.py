@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import TOKENS, FusedBlock, inputs, sites
+from models import TOKENS, FusedBlock, inputs, noise, sites
 from planted import (
     HEAD_SITE,
     NEURON_SITE,
@@ -20,11 +20,13 @@ from planted import (
     silence_head,
     silence_neuron,
 )
+from torch import nn
 
 from edgeprune.errors import InputError
 from edgeprune.importance import CRITERIA, DEFAULT, Evidence, measure_damage, rank_units
 from edgeprune.importance.criterion import criterion
-from edgeprune.sites import Site
+from edgeprune.program import capture
+from edgeprune.sites import Site, find_sites
 
 HEAD, NEURON = 2, 7
 
@@ -175,3 +177,16 @@ def test_the_documentation_names_every_criterion() -> None:
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
         assert each.needs in row
         assert ("| yes |" if each.across_layers else "| no |") in row
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_obs_knows_that_only_a_bias_can_take_over_a_constant_unit(bias: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=bias))
+    with torch.no_grad():
+        module[0].weight[5] = 0
+        module[0].bias[5] = 2
+        module[2].weight[:, 5] = 3
+    found = find_sites(capture(module, (noise(3, 6, seed=0),)))
+    (order,) = rank_units(Evidence(found, [(noise(200, 6, seed=1),)]), "obs").values()
+    assert order[-1 if bias else 0] == 5

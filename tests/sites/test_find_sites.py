@@ -39,7 +39,7 @@ def summary(found: Sites) -> dict[str, tuple[str, int]]:
 
 def depth_of(prefix: str, layers: int = 2) -> dict[str, tuple[str, int]]:
     """The depth sites of a transformer."""
-    expected = {}
+    expected: dict[str, tuple[str, int]] = {}
     for i in range(layers):
         expected |= {
             f"{prefix}.{i}.attention": ("sublayer", 1),
@@ -254,7 +254,9 @@ def test_awkward_code_never_stops_the_analysis_and_cuts_stay_true(awkward: objec
     torch.manual_seed(0)
     found = find_sites(capture(WithUnknown(awkward), (noise(3, 8, seed=0),)))
     assert "neurons" in summary(found)
-    kept = {site.name: (0,) for site in found.cuttable if site.kind == "width"}
+    kept: dict[str, tuple[int, ...]] = {
+        site.name: (0,) for site in found.cuttable if site.kind == "width"
+    }
     slim = apply(found.program, Plan(found.program.fingerprint, kept), found)
     assert slim(noise(5, 8, seed=1)).shape == (5, 4)
 
