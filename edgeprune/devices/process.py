@@ -39,7 +39,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ | self._environment(),
         )
         try:
             self._read("ready", START_LIMIT_S)
@@ -50,6 +50,12 @@ class WorkerProcess:
 
     def __exit__(self, *reason: object) -> None:
         self.kill()
+
+    def _environment(self) -> dict[str, str]:
+        # torch copies tensors above 32,768 elements with OpenMP; its idle threads spin, and on one
+        # pinned processor every run then waits for the scheduler's next 4 ms.
+        threads = {"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
+        return threads | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def kill(self) -> None:
         """End the worker and all it started; harmless when it has ended."""
