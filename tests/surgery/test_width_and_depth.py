@@ -170,6 +170,18 @@ def test_removing_every_sublayer_leaves_the_stream_as_it_came_in() -> None:
         assert slim(*given_).shape == found.program(*given_).shape
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_removed_layer_takes_its_sublayers_along_whatever_is_said_of_them(name: str) -> None:
+    found = sites(name)
+    first, second = found.layers
+    of_first: dict[str, tuple[int, ...]] = {part.name: () for part in first.sublayers}
+    alone = {first.name: (), second.sublayers[0].name: ()}
+    wanted = apply(found.program, Plan(found.program.fingerprint, dict(alone)), found)
+    for extra in (of_first, {first.sublayers[-1].name: ()}, {first.sublayers[0].name: ()}):
+        plan = Plan(found.program.fingerprint, dict(alone) | dict(extra))
+        assert apply(found.program, plan, found).fingerprint == wanted.fingerprint
+
+
 def test_removing_a_layer_of_a_post_norm_model_removes_its_norms_too() -> None:
     layer = "bert.encoder.layer.1"
     slim = apply(program("bert"), Plan(program("bert").fingerprint, {layer: ()}))
