@@ -13,6 +13,9 @@ from edgeprune.plan import Plan
 from edgeprune.program import Program
 from edgeprune.tasks.digits_vit import DigitsVit
 
+# The first of them builds; measuring the cost table takes minutes on two cores.
+pytestmark = pytest.mark.timeout(1500)
+
 FILES = (
     *("model.pte", "manifest.json", "delegation.csv", "plan.json", "sites.json", "table.json"),
     *("measurement.json", "verdict.json", "report.json", "report.html", "slim.pt2"),

@@ -2,5 +2,6 @@
 
 from edgeprune.report.compose import compose
 from edgeprune.report.page import render, write_report
+from edgeprune.report.schema import Report
 
-__all__ = ["compose", "render", "write_report"]
+__all__ = ["Report", "compose", "render", "write_report"]

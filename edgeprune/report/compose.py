@@ -1,29 +1,53 @@
-"""What goes into ``report.json``: numbers from the build's own nouns, and nothing of the user's.
-
-No input, no calibration sample, no path and no user name gets in: only names of sites, files by
-name, measurements, versions, and the words of the task and the profile.
-"""
+"""From a build's own nouns to a ``Report``: numbers and names, and nothing of the user's."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
+import edgeprune
 from edgeprune.budget import Budget
-from edgeprune.devices.device import OperatorTime
+from edgeprune.cost.plans import DENSE
+from edgeprune.devices import DeviceState, Measurement, OperatorTime
 from edgeprune.formulate import Choices
+from edgeprune.importance import Damage
 from edgeprune.lower import Artifact
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile
 from edgeprune.recover import Distilled
+from edgeprune.report.schema import (
+    ESTIMATED,
+    Bounds,
+    Candidate,
+    Comparison,
+    Costs,
+    Delegation,
+    Front,
+    FrontPoint,
+    Layer,
+    Model,
+    Number,
+    Operator,
+    Operators,
+    Outcome,
+    Recovery,
+    Report,
+    Reproduce,
+    Round,
+    Source,
+    Stage,
+    Target,
+    WhyNot,
+    measured_on,
+)
 from edgeprune.search import Search, SearchResult
 from edgeprune.stages import StageTime
 from edgeprune.validate import Verdict
 from edgeprune.validate.timing import MB_PER_MIB
 
 # Points of a curve that a page can show.
-MOST_POINTS = 200
+MOST_POINTS = 300
+HERE = measured_on("this machine")
 
 
 def compose(
@@ -38,53 +62,73 @@ def compose(
     operators: dict[str, Sequence[OperatorTime]],
     stages: Sequence[StageTime],
     command: str,
-) -> dict[str, Any]:
-    """The body of ``report.json``.
+    seed: int | None = None,
+) -> Report:
+    """Put a report together.
 
     Args:
         operators: "dense" and "pruned" -> time per operator; empty without a device.
-        command: how to make it again.
+        command: how to make it again, without folders.
+        seed: of the build, where ``command`` does not say it.
     """
-    estimated = search.device is None
-    return {
-        "title": search.task.name,
-        "score_name": search.task.score_name,
-        "licence": search.task.licence,
-        "status": verdict.status,
-        "reason": verdict.reason,
-        "estimated": estimated,
-        "profile": _profile(profile, search),
-        "budget": {"asked": str(budget), **asdict(search.bounds)},
-        "dense": _model(verdict, "dense"),
-        "pruned": _model(verdict, "pruned"),
-        "interval": verdict.scores and verdict.scores.interval,
-        "cosine": verdict.scores and verdict.scores.cosine,
-        "checks": [asdict(check) for check in verdict.checks],
-        "layers": layers(search.choices, found.plan),
-        "front": [{"latency_ms": p.latency_ms, "damage": p.damage} for p in found.solution.front],
-        "certificate": asdict(found.solution.certificate),
-        "rounds": [_round(each, found.plan) for each in found.rounds],
-        "table": {
-            "provenance": search.table.provenance,
-            "date": search.table.date,
-            "error_pct": search.table.error_pct,
-        },
-        "recovery": None if distilled is None else _recovery(distilled),
-        "operators": {name: [asdict(op) for op in ops] for name, ops in operators.items()},
-        "delegation": _delegation(artifact),
-        "state": verdict.timing and asdict(verdict.timing.pruned.state),
-        "reproduce": {
-            "command": command,
-            "plan": found.plan.hash,
-            "file": artifact.path.name,
-            "sha256": artifact.sha256,
-            "versions": search.table.versions,
-        },
-        "stages": [asdict(stage) for stage in stages],
-    }
+    rounds = tuple(
+        Round(
+            each.correction,
+            each.bound_ms,
+            each.dense_ms,
+            tuple(
+                Candidate(
+                    predicted_ms=c.predicted_ms,
+                    measured_ms=c.measured_ms,
+                    damage=damage_of(c.plan, search.choices, search.damage),
+                    score=c.score,
+                    chosen=c.plan == found.plan and each is found.rounds[-1],
+                )
+                for c in each.candidates
+            ),
+        )
+        for each in found.rounds
+    )
+    timing = verdict.timing
+    return Report(
+        title=search.task.name,
+        score_name=search.task.score_name,
+        licence=search.task.licence,
+        target=_target(profile, search),
+        bounds=_bounds(budget, search),
+        outcome=Outcome(verdict.status, verdict.reason, verdict.checks),
+        dense=_dense(search, verdict),
+        pruned=_pruned(search, found, verdict, artifact),
+        comparison=_comparison(verdict),
+        layers=layers(search.choices, found.plan),
+        front=_front(found, rounds[-1]),
+        rounds=rounds,
+        costs=Costs(
+            search.table.provenance,
+            search.table.date,
+            sum(name == DENSE or name.startswith("plan ") for name in search.table.samples),
+            search.table.error_pct,
+        ),
+        recovery=None if distilled is None else _recovery(distilled, verdict),
+        operators=Operators(
+            *(_operators(operators.get(which, ())) for which in ("dense", "pruned"))
+        ),
+        delegation=_delegation(artifact),
+        numerics=verdict.numerics,
+        state=None if timing is None else _state(timing.pruned.state),
+        reproduce=Reproduce(
+            command,
+            seed,
+            found.plan.hash,
+            artifact.path.name,
+            artifact.sha256,
+            {"edgeprune": edgeprune.__version__, **search.table.versions},
+        ),
+        stages=tuple(Stage(each.name, each.seconds, each.resumed) for each in stages),
+    )
 
 
-def layers(choices: Sequence[Choices], plan: Plan) -> list[dict[str, Any]]:
+def layers(choices: Sequence[Choices], plan: Plan) -> tuple[Layer, ...]:
     """One row per sub-layer: what is left of it, and how many tokens come in and go on."""
     rows = []
     tokens: dict[object, int] = {}
@@ -95,94 +139,166 @@ def layers(choices: Sequence[Choices], plan: Plan) -> list[dict[str, Any]]:
         if stream:
             tokens[stream.tokens] = after or 0
         rows.append(
-            {
-                "name": choice.residual.name,
-                "axis": site.axis if site else None,
-                "total": site.units if site else 1,
-                "kept": list(plan.kept.get(site.name, range(site.units))) if site else [0],
-                "removed": choice.residual.name in plan.kept,
-                "tokens_in": before,
-                "tokens_out": after,
-            }
+            Layer(
+                name=choice.residual.name,
+                axis=site.axis if site else None,
+                kept=tuple(plan.kept.get(site.name, range(site.units))) if site else (0,),
+                total=site.units if site else 1,
+                tokens_in=before,
+                tokens_out=after,
+                removed=choice.residual.name in plan.kept,
+            )
         )
-    return rows
+    return tuple(rows)
 
 
-def _profile(profile: Profile, search: Search) -> dict[str, Any]:
-    return {
-        "name": profile.name,
-        "title": profile.title,
-        "soc": profile.soc,
-        "runtime": profile.runtime,
-        "delegate": profile.delegate,
-        "precision": search.precision,
-        "note": profile.lowering_note(),
-        "provenance": {path: asdict(note) for path, note in profile.provenance.items()},
-    }
+def damage_of(plan: Plan, choices: Sequence[Choices], damage: Damage) -> float:
+    """The sum of the measured damages of a plan's cuts.
+
+    Candidates come from problems in which one axis weighs more or less; this is the common scale
+    on which they and the front can be compared.
+    """
+    total = 0.0
+    tokens: dict[object, int] = {}
+    for choice in choices:
+        site, stream = choice.site, choice.stream
+        if choice.residual.name in plan.kept:
+            total += damage.removed[choice.residual.name]
+        elif site and site.name in plan.kept:
+            total += damage.of_width(site.name, len(plan.kept[site.name]))
+        if stream and stream.name in plan.tokens:
+            before = tokens.get(stream.tokens, stream.tokens.size)
+            tokens[stream.tokens] = after = plan.tokens[stream.name]
+            more = damage.of_tokens(stream.name, after) - damage.of_tokens(stream.name, before)
+            total += max(more, 0.0)
+    return total
 
 
-def _model(verdict: Verdict, which: str) -> dict[str, Any]:
-    """What is known of one file: measured numbers, or the prediction where there are none."""
+def _target(profile: Profile, search: Search) -> Target:
+    return Target(
+        name=profile.name,
+        title=profile.title,
+        soc=profile.soc,
+        runtime=profile.runtime,
+        delegate=profile.delegate,
+        precision=search.precision,
+        estimated=search.device is None,
+        note=profile.lowering_note(),
+        sources=tuple(
+            Source(path, note.origin, note.source) for path, note in profile.provenance.items()
+        ),
+    )
+
+
+def _bounds(budget: Budget, search: Search) -> Bounds:
+    bounds = search.bounds
+    asked = (budget.latency, budget.peak_memory, budget.size)
+    return Bounds(
+        asked=str(budget),
+        latency_ms=bounds.latency_ms,
+        percentile=bounds.percentile,
+        peak_memory_mb=bounds.peak_memory_mb,
+        size_mb=bounds.size_mb,
+        min_score=bounds.min_score,
+        estimated=search.device is None and any(each and each.relative for each in asked),
+    )
+
+
+def _dense(search: Search, verdict: Verdict) -> Model:
+    score = None if verdict.scores is None else Number(verdict.scores.dense, HERE)
+    if verdict.timing is not None:
+        return _measured(verdict.timing.dense, score)
+    guess = search.table.predict(search.sites, Plan(search.sites.program.fingerprint))
+    size = search.dense.stat().st_size if search.dense else None
+    return _estimated(guess.latency_ms, guess.peak_memory_mb * MB_PER_MIB, size, score)
+
+
+def _pruned(search: Search, found: SearchResult, verdict: Verdict, artifact: Artifact) -> Model:
+    score = None if verdict.scores is None else Number(verdict.scores.file, HERE)
+    if verdict.timing is not None:
+        return _measured(verdict.timing.pruned, score)
+    memory = search.table.predict(search.sites, found.plan).peak_memory_mb * MB_PER_MIB
+    return _estimated(found.chosen.predicted_ms, memory, artifact.size_bytes, score)
+
+
+def _measured(found: Measurement, score: Number | None) -> Model:
+    where = measured_on(_kind(found.state.device))
+    memory = found.peak_memory_mb
+    return Model(
+        min_ms=Number(found.min_ms, where),
+        p50_ms=Number(found.p50_ms, where),
+        p90_ms=Number(found.p90_ms, where),
+        first_run_ms=Number(found.first_run_ms, where),
+        load_ms=Number(found.load_ms, where),
+        peak_memory_mb=None if memory is None else Number(memory * MB_PER_MIB, where),
+        size_mb=Number(found.file_size_mb * MB_PER_MIB, where),
+        score=score,
+    )
+
+
+def _estimated(
+    latency_ms: float, memory_mb: float, size_bytes: int | None, score: Number | None
+) -> Model:
+    return Model(
+        min_ms=None,
+        p50_ms=Number(latency_ms, ESTIMATED),
+        p90_ms=None,
+        first_run_ms=None,
+        load_ms=None,
+        peak_memory_mb=Number(memory_mb, ESTIMATED),
+        size_mb=None if size_bytes is None else Number(size_bytes / 1e6, HERE),
+        score=score,
+    )
+
+
+def _comparison(verdict: Verdict) -> Comparison | None:
     scores = verdict.scores
-    score = None if scores is None else scores.dense if which == "dense" else scores.file
-    if verdict.timing is None:
-        known = verdict.predicted if which == "pruned" else None
-        latency = known and known.latency_ms
-        return {
-            "latency_ms": latency,
-            "memory_mb": known and known.peak_memory_mb,
-            "score": score,
-        }
-    measured = getattr(verdict.timing, which)
-    return {
-        "latency_ms": measured.p50_ms,
-        "min_ms": measured.min_ms,
-        "p90_ms": measured.p90_ms,
-        "first_run_ms": measured.first_run_ms,
-        "load_ms": measured.load_ms,
-        "memory_mb": measured.peak_memory_mb and measured.peak_memory_mb * MB_PER_MIB,
-        "size_mb": measured.file_size_mb * MB_PER_MIB,
-        "score": score,
-    }
+    if scores is None:
+        return None
+    interval = scores.interval and (100 * scores.interval[0], 100 * scores.interval[1])
+    return Comparison(100 * scores.difference, interval, scores.examples, scores.cosine)
 
 
-def _round(each: Any, plan: Plan) -> dict[str, Any]:
-    return {
-        "correction": each.correction,
-        "bound_ms": each.bound_ms,
-        "dense_ms": each.dense_ms,
-        "candidates": [
-            {
-                "predicted_ms": c.predicted_ms,
-                "measured_ms": c.measured_ms,
-                "damage": c.damage,
-                "score": c.score,
-                "chosen": c.plan == plan,
-            }
-            for c in each.candidates
-        ],
-    }
+def _front(found: SearchResult, last: Round) -> Front:
+    """The front with the last correction, and the last round's candidates."""
+    plain = [
+        FrontPoint(p.latency_ms * last.correction, p.damage, False, False, None)
+        for p in found.solution.front
+    ]
+    tried = [FrontPoint(c.predicted_ms, c.damage, c.chosen, True, c.score) for c in last.candidates]
+    return Front((*plain, *tried), found.solution.certificate)
 
 
-def _recovery(distilled: Distilled) -> dict[str, Any]:
+def _recovery(distilled: Distilled, verdict: Verdict) -> Recovery:
     step = max(1, len(distilled.curve) // MOST_POINTS)
-    return {
-        "curve": [list(point) for point in distilled.curve[::step]],
-        "seconds": distilled.seconds,
-        "steps": distilled.steps,
-        "loss_before": distilled.loss_before,
-        "loss_after": distilled.loss_after,
-    }
+    return Recovery(
+        curve=tuple(distilled.curve[::step]),
+        seconds=distilled.seconds,
+        steps=distilled.steps,
+        loss_before=distilled.loss_before,
+        loss_after=distilled.loss_after,
+        improved=distilled.improved,
+        # The score before is taken on the validation split only, the one after on the test split.
+        score_before=None,
+        score_after=None if verdict.scores is None else verdict.scores.recovered,
+    )
 
 
-def _delegation(artifact: Artifact) -> dict[str, Any]:
-    reasons: dict[str, int] = {}
-    for row in artifact.delegation:
-        if row.delegate == "cpu":
-            text = f"{row.op}: {row.why_not}"
-            reasons[text] = reasons.get(text, 0) + 1
-    return {
-        "delegated": artifact.delegated_nodes,
-        "operators": len(artifact.delegation),
-        "why_not": reasons,
-    }
+def _operators(times: Sequence[OperatorTime]) -> tuple[Operator, ...]:
+    return tuple(Operator(each.op, each.calls, each.ms, each.delegate != "cpu") for each in times)
+
+
+def _delegation(artifact: Artifact) -> Delegation:
+    left = Counter((row.op, row.why_not) for row in artifact.delegation if row.delegate == "cpu")
+    reasons = tuple(WhyNot(op, reason, count) for (op, reason), count in left.most_common())
+    return Delegation(artifact.delegated_nodes, len(artifact.delegation), reasons)
+
+
+def _state(state: DeviceState) -> DeviceState:
+    """The state with the kind of the device alone: its address is the user's."""
+    return DeviceState(**vars(state) | {"device": _kind(state.device)})
+
+
+def _kind(device: str) -> str:
+    kind = device.partition(":")[0]
+    return "this machine" if kind == "local" else kind

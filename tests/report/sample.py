@@ -1,113 +1,258 @@
-"""A report as a build of a six-layer text encoder writes it."""
+"""A report as a build of a text encoder writes it: 12 heads, 1,536 neurons, 128 tokens."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import replace
+
+from edgeprune.devices import DeviceState
+from edgeprune.report.schema import (
+    ESTIMATED,
+    Bounds,
+    Candidate,
+    Comparison,
+    Costs,
+    Delegation,
+    Front,
+    FrontPoint,
+    Layer,
+    Model,
+    Number,
+    Operator,
+    Operators,
+    Outcome,
+    Recovery,
+    Report,
+    Reproduce,
+    Round,
+    Source,
+    Stage,
+    Target,
+    WhyNot,
+    measured_on,
+)
+from edgeprune.solve import Certificate
+from edgeprune.validate.check import Check
+from edgeprune.validate.numerics import Numerics
+
+HERE = measured_on("this machine")
+HEADS, NEURONS, TOKENS = 12, 1536, 128
+OPERATORS = (
+    ("linear", 37, 6.54, True),
+    ("bmm", 12, 1.46, True),
+    ("expand_copy", 24, 0.83, False),
+    ("layer_norm", 13, 0.58, False),
+    ("softmax", 6, 0.46, True),
+    ("gelu", 6, 0.33, True),
+    ("view_copy", 30, 0.26, True),
+)
 
 
-def sample(layers: int = 6, measured: bool = True) -> dict[str, Any]:
-    """The body of a ``report.json``; without a device where ``measured`` is False."""
-    rows: list[dict[str, Any]] = []
-    tokens = 128
+def sample(layers: int = 6) -> Report:
+    """A build that met its budget in the second round."""
+    return Report(
+        title="minilm-20news",
+        score_name="accuracy",
+        licence="Apache-2.0",
+        target=_target(),
+        bounds=Bounds("latency=60%", 6.85, 50, None, None, None, estimated=False),
+        outcome=Outcome("met", "", _checks()),
+        dense=_model((11.2, 11.42, 11.8), 38.1, 61.4, 74.2, 33.9, 0.7642),
+        pruned=_model((6.61, 6.71, 6.93), 22.0, 48.7, 58.3, 27.5, 0.7556),
+        comparison=Comparison(-0.86, (-1.52, -0.20), 7532, 0.957),
+        layers=sample_layers(layers),
+        front=_front(),
+        rounds=_rounds(),
+        costs=Costs(
+            "measured", "2026-11-21T09:12:00+00:00", 7, {"anchors_mean": 1.8, "anchors_worst": 4.1}
+        ),
+        recovery=Recovery(_curve(), 702.0, 1200, 0.412, 0.173, True, 0.7388, 0.7561),
+        operators=Operators(_operators(1.0), _operators(0.57)),
+        delegation=Delegation(
+            112,
+            149,
+            (
+                WhyNot("aten.layer_norm.default", "XNNPACK has no kernel for it", 13),
+                WhyNot("aten.embedding.default", "an integer input", 1),
+            ),
+        ),
+        numerics=Numerics("int8", 64, 0.9972, 0.99, 3, 9, 0.041, 0.25),
+        state=DeviceState(
+            *(
+                "this machine",
+                "AMD EPYC 9654",
+                "performance",
+                3700.0,
+                3694.0,
+                None,
+                None,
+                0.4,
+                (1,),
+                1,
+            ),
+            {"executorch": "1.5.1"},
+        ),
+        reproduce=Reproduce(
+            "edgeprune build --profile host --task minilm-20news --budget latency=60%",
+            0,
+            "9f2c41d0a7b3",
+            "model.pte",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            {"edgeprune": "0.1.0", "executorch": "1.5.1", "torch": "2.13.0"},
+        ),
+        stages=tuple(
+            Stage(name, seconds, resumed)
+            for name, seconds, resumed in (
+                *(("profile", 0.1, False), ("capture", 9.0, False), ("sites", 0.4, False)),
+                *(("score", 88.0, True), ("cost", 240.0, True), ("solve", 61.0, False)),
+                *(("recover", 720.0, False), ("lower", 14.0, False), ("validate", 96.0, False)),
+            )
+        ),
+    )
+
+
+def not_measured() -> Report:
+    """The same plan for a phone that is not at hand: every cost is an estimate."""
+    report = sample()
+    dense, pruned = (_estimate(ms, mb, size) for ms, mb, size in ((9.1, 66.0, 33.9), (5.4, 52, 27)))
+    rounds = tuple(
+        replace(
+            each,
+            dense_ms=None,
+            candidates=tuple(replace(c, measured_ms=None) for c in each.candidates),
+        )
+        for each in report.rounds[-1:]
+    )
+    note = "pixel8: the Edge TPU cannot be lowered to yet; using executorch + XNNPACK on the CPU"
+    return replace(
+        report,
+        target=replace(
+            report.target,
+            name="pixel8",
+            title="Google Pixel 8",
+            soc="Tensor G3",
+            estimated=True,
+            note=note,
+        ),
+        bounds=replace(report.bounds, latency_ms=5.46, estimated=True),
+        outcome=Outcome("not_measured", "", report.outcome.checks[:1]),
+        dense=dense,
+        pruned=pruned,
+        rounds=rounds,
+        costs=Costs(ESTIMATED, "2026-11-21T09:12:00+00:00", 0, {}),
+        operators=Operators((), ()),
+        state=None,
+    )
+
+
+def bare() -> Report:
+    """All that may be missing is missing: not run, not timed, no tokens, one cut axis."""
+    nothing = Model(None, None, None, None, None, None, None, None)
+    rows = tuple(
+        Layer(f"features.{i}.conv", "channels", tuple(range(0, 64 - 8 * i)), 64, None, None, False)
+        for i in range(4)
+    )
+    whole = Layer("features.4.conv", None, (0,), 1, None, None, False)
+    return replace(
+        not_measured(),
+        dense=replace(nothing, p50_ms=Number(9.1, ESTIMATED)),
+        pruned=nothing,
+        comparison=None,
+        layers=(*rows, whole),
+        recovery=None,
+        numerics=None,
+        front=Front((), sample().front.certificate),
+        rounds=(),
+    )
+
+
+def sample_layers(layers: int) -> tuple[Layer, ...]:
+    """Attention and ffn in turns; some heads, neurons, tokens and whole sub-layers are gone."""
+    drops = {round(layers * share): keep for share, keep in ((0.2, 96), (0.5, 64), (0.75, 40))}
+    rows = []
+    tokens = TOKENS
     for layer in range(layers):
-        left = max(16, tokens - 16 * (layer % 3))
+        name = f"encoder.layer.{layer}"
+        heads = tuple(h for h in range(HEADS) if (5 * h + 3 * layer) % 12 >= (2 * layer) % 7)
+        left = drops.get(layer, tokens)
         rows.append(
-            _row(f"encoder.layer.{layer}.attention", "heads", range(layer % 5, 12), 12)
-            | {"tokens_in": tokens, "tokens_out": left}
+            Layer(f"{name}.attention", "heads", heads, HEADS, tokens, left, layer == layers - 1)
         )
         tokens = left
-        gone = layer == layers - 2
-        rows.append(
-            _row(f"encoder.layer.{layer}.ffn", "ffn", range(0, 1536, 2), 1536) | {"removed": gone}
-        )
-    candidates = [
-        {
-            "predicted_ms": 3.4 + 0.05 * i,
-            "measured_ms": 3.45 + 0.04 * i if measured else None,
-            "damage": 0.2 + 0.05 * i,
-            "score": 0.8 - 0.01 * i,
-            "chosen": i == 0,
-        }
-        for i in range(4)
+        wave = [math.sin(n * (layer + 1) / 150) + math.sin(n * 12.9) for n in range(NEURONS)]
+        limit = sorted(wave)[192 * (layer % 6)]
+        neurons = tuple(n for n, height in enumerate(wave) if height >= limit)
+        gone = layer % 6 == 3
+        rows.append(Layer(f"{name}.ffn", "ffn", neurons, NEURONS, tokens, tokens, gone))
+    return tuple(rows)
+
+
+def _target() -> Target:
+    sources = (
+        Source("clusters.all.peak_gflops_fp32", "measured", "matrix product on one core"),
+        Source("memory.bandwidth_gbps", "measured", "a large copy"),
+        Source("multiples.ffn", "estimated", "columns of the kernel's tile"),
+    )
+    return Target(
+        *("host", "This machine", "AMD EPYC 9654", "executorch", "xnnpack", "int8"),
+        *(False, None, sources),
+    )
+
+
+def _checks() -> tuple[Check, ...]:
+    return (
+        Check("numerics", True, 0.9972, 0.99, "lowest cosine of 64 examples"),
+        Check("latency_ms", True, 6.71, 6.85, "p50, measured"),
+        Check("peak_memory_mb", None, 48.7, None, "measured; no bound"),
+        Check("faster_than_dense", True, 6.71, 11.42, "median ms; saves at least 4.6 ms (95%)"),
+    )
+
+
+def _model(
+    times: tuple[float, float, float],
+    first: float,
+    load: float,
+    memory: float,
+    size: float,
+    score: float,
+) -> Model:
+    return Model(*(Number(each, HERE) for each in (*times, first, load, memory, size, score)))
+
+
+def _estimate(ms: float, memory: float, size: float) -> Model:
+    latency, space = Number(ms, ESTIMATED), Number(memory, ESTIMATED)
+    return Model(
+        None, latency, None, None, None, space, Number(size, HERE), score=Number(0.76, HERE)
+    )
+
+
+def _front() -> Front:
+    points = [
+        FrontPoint(4.2 + 0.18 * i, 0.9 * math.exp(-0.11 * i), False, False, None) for i in range(38)
     ]
-    return {
-        "title": "minilm-20news",
-        "score_name": "accuracy",
-        "licence": "Apache-2.0",
-        "status": "met" if measured else "not_measured",
-        "reason": "",
-        "estimated": not measured,
-        "profile": {
-            "name": "host",
-            "title": "this machine",
-            "soc": "x86-64",
-            "runtime": "executorch",
-            "delegate": "xnnpack",
-            "precision": "int8",
-            "note": None,
-            "provenance": {"memory.ram_mb": {"origin": "measured", "source": "the system"}},
-        },
-        "budget": {"asked": "latency=60%", "latency_ms": 3.6, "peak_memory_mb": None},
-        "dense": _model(6.0, 61.0, 55.0, 0.764, measured),
-        "pruned": _model(3.5, 50.0, 50.0, 0.752, measured),
-        "interval": [-0.018, -0.004],
-        "cosine": 0.93,
-        "checks": [
-            {
-                "name": "numerics",
-                "passed": True,
-                "got": 0.998,
-                "wanted": 0.99,
-                "note": "64 examples",
-            }
-        ],
-        "layers": rows,
-        "front": [{"latency_ms": 1 + 0.1 * i, "damage": 2.0 / (1 + i)} for i in range(50)],
-        "certificate": {
-            "solver": "dp",
-            "gap_pct": 0.0,
-            "exact": True,
-            "binding": "latency_ms",
-            "seconds": 0.12,
-            "note": "",
-        },
-        "rounds": [{"correction": 1.0, "bound_ms": 3.6, "dense_ms": 6.0, "candidates": candidates}],
-        "table": {"provenance": "measured", "date": "2026-11-21T09:00:00Z", "error_pct": {}},
-        "recovery": {
-            "curve": [[i, 1 / (1 + i)] for i in range(100)],
-            "seconds": 700.0,
-            "steps": 100,
-            "loss_before": 0.7,
-            "loss_after": 0.3,
-        },
-        "operators": {
-            model: [
-                {"op": op, "ms": ms * factor, "calls": 3, "delegate": "xnnpack"} for op, ms in OPS
-            ]
-            for model, factor in (("dense", 1.0), ("pruned", 0.55))
-            if measured
-        },
-        "delegation": {"delegated": 87, "operators": 99, "why_not": {"layer_norm: no kernel": 12}},
-        "state": {"device": "local", "cpu_model": "a CPU", "threads": 1} if measured else None,
-        "reproduce": {
-            "command": "edgeprune build",
-            "sha256": "00",
-            "versions": {"torch": "2.13.0"},
-        },
-        "stages": [{"name": "profile", "seconds": 1.0, "resumed": False}],
-    }
+    tried = [
+        FrontPoint(c.predicted_ms, c.damage, c.chosen, True, c.score)
+        for c in _rounds()[-1].candidates
+    ]
+    proof = Certificate("dp", 0.1948, 0.0, True, "latency", 0.31, "the front is exact")
+    return Front((*points, *tried), proof)
 
 
-OPS = (("linear", 4.2), ("bmm", 0.6), ("softmax", 0.4), ("layer_norm", 0.3), ("add", 0.1))
+def _rounds() -> tuple[Round, ...]:
+    first = [(6.74, 7.11, 0.185), (6.71, 7.02, 0.21), (6.73, 6.99, 0.2)]
+    second = [(6.74, 6.82, 0.212, 0.7391), (6.72, 6.71, 0.224, 0.7432), (6.70, 6.74, 0.23, 0.7388)]
+    return (
+        Round(1.0, 6.85, 11.4, tuple(Candidate(*each, None, False) for each in first)),
+        Round(1.045, 6.85, 11.42, tuple(Candidate(*each, each[3] == 0.7432) for each in second)),
+    )
 
 
-def _row(name: str, axis: str, kept: range, total: int) -> dict[str, Any]:
-    row = {"name": name, "axis": axis, "kept": list(kept), "total": total}
-    return row | {"removed": False, "tokens_in": None, "tokens_out": None}
+def _curve() -> tuple[tuple[int, float], ...]:
+    return tuple(
+        (step, 0.16 + 0.3 * math.exp(-step / 180) + 0.02 * math.sin(step * 7.3))
+        for step in range(1, 1200, 4)
+    )
 
 
-def _model(ms: float, memory: float, size: float, score: float, measured: bool) -> dict[str, Any]:
-    if not measured:
-        return {"latency_ms": ms, "memory_mb": memory, "score": score}
-    times = {"latency_ms": ms, "min_ms": 0.98 * ms, "p90_ms": 1.05 * ms, "first_run_ms": 2 * ms}
-    return times | {"load_ms": 30.0, "memory_mb": memory, "size_mb": size, "score": score}
+def _operators(factor: float) -> tuple[Operator, ...]:
+    return tuple(Operator(name, calls, factor * ms, d) for name, calls, ms, d in OPERATORS)

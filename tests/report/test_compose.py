@@ -1,0 +1,165 @@
+"""A build's nouns become a report: with provenance, on one damage scale, without addresses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from models import TOKENS, inputs, sites
+
+from edgeprune.budget import AbsoluteBudget, Budget
+from edgeprune.cost import estimate_costs
+from edgeprune.devices import DeviceState, Measurement, OperatorTime
+from edgeprune.formulate import choices_of, formulate, plan_of, token_levels
+from edgeprune.importance import Damage
+from edgeprune.lower import Artifact
+from edgeprune.lower.delegation import DelegationRow
+from edgeprune.profile import Multiples, load_profile
+from edgeprune.report import Report, compose
+from edgeprune.report.compose import damage_of
+from edgeprune.search import Candidate, Round, Search, SearchResult
+from edgeprune.solve import Bounds, solve
+from edgeprune.stages import StageTime
+from edgeprune.tasks.digits_vit import DigitsVit
+from edgeprune.validate import Predicted, Verdict
+from edgeprune.validate.scores import Scores
+from edgeprune.validate.timing import MB_PER_MIB, Timing
+
+STATE = DeviceState("ssh:anna@phone", "a CPU", None, None, None, None, None, None, (0,), 1, {})
+
+
+@pytest.fixture(scope="module")
+def search() -> Search:
+    """The question at half the estimated latency, with made-up damages."""
+    found = sites("bert")
+    multiples = Multiples(heads=1, ffn=8, tokens=1)
+    table = estimate_costs(found, load_profile("pixel8"), "int8")
+    widths = [site for site in found.cuttable if site.kind == "width"]
+    damage = Damage(
+        orders={site.name: tuple(range(site.units)) for site in widths},
+        width={site.name: {site.units: 0.0, 1: 0.4} for site in widths},
+        removed={residual.name: 0.7 for residual in found.residuals},
+        tokens={stream.name: {TOKENS: 0.0, 1: 0.9} for stream in found.streams},
+    )
+    return Search(
+        *(found, choices_of(found, multiples), token_levels(found, multiples), damage, table),
+        bounds=AbsoluteBudget(table.dense_ms / 2, None, None, None, 50),
+        task=DigitsVit(),
+        calibration=[inputs("bert", 4, 1)],
+        precision="int8",
+        device=None,
+        dense=None,
+        folder=Path(),
+    )
+
+
+@pytest.fixture(scope="module")
+def found(search: Search) -> SearchResult:
+    """The solver's own answer as the only candidate of a second round."""
+    args = (search.sites, search.choices, search.levels, search.damage)
+    solution = solve(formulate(*args, search.table), Bounds(search.bounds.latency_ms, None, None))
+    plan = plan_of(*args, solution.point)
+    chosen = Candidate(plan, 1.1 * solution.latency_ms, None, solution.damage, 0.9)
+    rounds = tuple(Round(c, search.bounds.latency_ms, None, (chosen,)) for c in (1.0, 1.1))
+    return SearchResult(plan, solution, rounds)
+
+
+def report_of(search: Search, found: SearchResult, timing: Timing | None) -> Report:
+    verdict = Verdict(
+        status="met" if timing else "not_measured",
+        checks=(),
+        numerics=None,
+        scores=Scores("accuracy", 0.95, 0.955, 0.96, -0.01, (-0.02, 0.0), 360, 0.98),
+        timing=timing,
+        predicted=Predicted(1.0, 1.0, estimated=True),
+        sha256="00",
+    )
+    rows = [DelegationRow(f"n{i}", "aten.sum", "cpu", "", "no kernel") for i in range(3)]
+    rows.append(DelegationRow("n4", "aten.linear", "xnnpack", "0", ""))
+    artifact = Artifact(
+        *(Path("/home/anna/build/model.pte"), "executorch", "int8", (), (), tuple(rows)),
+        *(1, 1000, 2_000_000, "00", 1.0),
+    )
+    return compose(
+        search=search,
+        found=found,
+        verdict=verdict,
+        profile=load_profile("pixel8"),
+        budget=Budget.parse("latency=50%"),
+        artifact=artifact,
+        distilled=None,
+        operators={"dense": [OperatorTime("gelu", "e", "cpu", 1.0, 2)]} if timing else {},
+        stages=[StageTime("profile", 1.0)],
+        command="edgeprune build",
+        seed=3,
+    )
+
+
+def measured(name: str, ms: float) -> Measurement:
+    return Measurement(name, (ms,) * 5, 2 * ms, 30.0, 10.0, 20.0, STATE)
+
+
+def test_the_damage_of_a_plan_is_what_the_solver_charged(
+    search: Search, found: SearchResult
+) -> None:
+    assert found.solution.damage > 0
+    assert damage_of(found.plan, search.choices, search.damage) == pytest.approx(
+        found.solution.damage
+    )
+    args = (search.sites, search.choices, search.levels, search.damage)
+    for point in found.solution.front[::20]:
+        got = damage_of(plan_of(*args, point), search.choices, search.damage)
+        assert got == pytest.approx(point.damage)
+
+
+def test_front_and_candidates_carry_the_last_correction(
+    search: Search, found: SearchResult
+) -> None:
+    points = report_of(search, found, None).front.points
+    (chosen,) = (point for point in points if point.chosen)
+    nearest = min(abs(p.latency_ms - chosen.latency_ms) for p in points if not p.candidate)
+    assert chosen.candidate and chosen.score == 0.9 and nearest == pytest.approx(0.0)
+
+
+def test_without_a_device_costs_are_estimated_and_only_they(
+    search: Search, found: SearchResult
+) -> None:
+    report = report_of(search, found, None)
+    assert report.target.estimated and report.bounds.estimated and report.state is None
+    for model in (report.dense, report.pruned):
+        assert model.p50_ms and model.p50_ms.estimated
+        assert model.peak_memory_mb and model.peak_memory_mb.estimated
+        assert model.min_ms is None and model.score and not model.score.estimated
+    assert report.pruned.size_mb and report.pruned.size_mb.value == 2.0
+    assert not report.pruned.size_mb.estimated
+
+
+def test_measured_numbers_say_on_what_in_megabytes_and_points(
+    search: Search, found: SearchResult
+) -> None:
+    report = report_of(search, found, Timing(measured("pruned", 3.0), measured("dense", 6.0)))
+    pruned = report.pruned
+    assert pruned.p50_ms and (pruned.p50_ms.value, pruned.p50_ms.provenance) == (
+        *(3.0, "measured on ssh"),
+    )
+    assert pruned.peak_memory_mb and pruned.peak_memory_mb.value == 10.0 * MB_PER_MIB
+    assert report.comparison and report.comparison.interval_points == (-2.0, 0.0)
+    assert report.operators.dense[0].delegated is False
+    assert [(why.op, why.count) for why in report.delegation.why_not] == [("aten.sum", 3)]
+
+
+def test_no_path_and_no_address_gets_into_a_report(search: Search, found: SearchResult) -> None:
+    report = report_of(search, found, Timing(measured("pruned", 3.0), measured("dense", 6.0)))
+    text = json.dumps(report.to_json())
+    assert "anna" not in text and "/home" not in text
+    assert report.reproduce.file == "model.pte"
+
+
+def test_layers_show_what_the_plan_keeps(search: Search, found: SearchResult) -> None:
+    layers = report_of(search, found, None).layers
+    assert len(layers) == len(search.choices)
+    for layer, choice in zip(layers, search.choices, strict=True):
+        assert layer.removed == (choice.residual.name in found.plan.kept)
+        if choice.site and choice.site.name in found.plan.kept:
+            assert layer.kept == found.plan.kept[choice.site.name]
