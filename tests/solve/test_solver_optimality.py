@@ -111,7 +111,7 @@ def test_shrinking_never_loses_the_optimum(
     assume(best is not None)
     assert best is not None
     fixed = fixing.fix(problem, bounds, known=())
-    assert fixed.bound_damage <= best + 1e-9
+    assert fixed.bound_damage <= best + 1e-6  # HiGHS works to about 1e-7
     if fixing.least_within(fixed.points, bounds) > best:
         assert any(
             all(
