@@ -13,7 +13,14 @@ import torch
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.cost import CostTable, estimate_costs, measure_costs
-from edgeprune.devices import Device, OperatorTime, Workload, connect
+from edgeprune.devices import (
+    Device,
+    OperatorTime,
+    Workload,
+    connect,
+    read_measurement,
+    write_measurement,
+)
 from edgeprune.errors import InputError
 from edgeprune.formulate import Choices, choices_of, token_levels
 from edgeprune.importance import DEFAULT, Damage, Evidence, measure_damage, rank_units
@@ -305,7 +312,13 @@ def dense_stage(
         word = "estimated"
     else:
         workload = Workload("dense", path, example_of(program))
-        found = device.measure([workload], rounds=DENSE_ROUNDS, memory=True)["dense"]
+        # Kept, because the budget in numbers follows from it: a resumed build asks the same.
+        found = stages.keep(
+            stages.path("dense", program.fingerprint, precision, table.hash, suffix=".json"),
+            lambda: device.measure([workload], rounds=DENSE_ROUNDS, memory=True)["dense"],
+            lambda measured, file: write_measurement(file, measured),
+            read_measurement,
+        )
         latency = found.percentile_ms(budget.percentile)
         costs = (latency, found.peak_memory_mb or 0.0, found.file_size_mb)
         word = "measured"

@@ -38,7 +38,7 @@ def cards(report: Report) -> str:
     memory = (dense.peak_memory_mb, pruned.peak_memory_mb)
     return "".join(
         (
-            _cost("latency, median", "ms", dense.p50_ms, pruned.p50_ms, _latency_bound(report)),
+            _cost("latency, p50", "ms", dense.p50_ms, pruned.p50_ms, _latency_bound(report)),
             _cost("peak memory", "MB", *memory, bounds.peak_memory_mb),
             _cost("file size", "MB", dense.size_mb, pruned.size_mb, bounds.size_mb),
             _score(report),
