@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -179,6 +180,17 @@ def _status_kb(key: str) -> int:
     return 0
 
 
+def _end_with(parent: int) -> None:
+    """End when the main process does, however it ended and whatever runs here just then."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: list[str]) -> None:
     """Pin, set the thread pool, then answer jobs until standard input closes.
 
@@ -189,7 +201,7 @@ def main(argv: list[str]) -> None:
     # The libraries print; answers get the real standard output for themselves.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    os.environ["OMP_NUM_THREADS"] = argv[1]
+    _end_with(os.getppid())
     import torch  # noqa: F401  # the module below links against it
     from executorch.extension.pybindings import _C
 
