@@ -21,12 +21,10 @@ demo: install
 	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
 
 test: install
-	$(PYTEST) --numprocesses 2 -m "not nightly and not timing"
+	$(PYTEST) --numprocesses 2 -m "not nightly"
 
-# Tests marked `timing` compare milliseconds, so they run one at a time.
 nightly: install
-	$(PYTEST) --numprocesses 2 -m "not timing"
-	$(PYTEST) -m timing
+	$(PYTEST) --numprocesses 2
 
 lint: install
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ class AbsoluteBudget:
 
     Attributes:
         percentile: the percentile of the measured latency that ``latency_ms`` bounds.
+        latency_share: of the dense model's latency, where that is how it was asked.
     """
 
     latency_ms: float | None
@@ -52,6 +53,16 @@ class AbsoluteBudget:
     size_mb: float | None
     min_score: float | None
     percentile: int
+    latency_share: float | None = None
+
+    def latency_beside(self, dense_ms: float | None) -> float | None:
+        """The bound in ms for what was measured in turns with a dense model of ``dense_ms``.
+
+        A processor's speed drifts by 10% within minutes; the share in one measurement does not.
+        """
+        if self.latency_share is None or dense_ms is None:
+            return self.latency_ms
+        return self.latency_share * dense_ms
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ class Budget:
             size_mb=None if self.size is None else self.size.of(dense_size_mb),
             min_score=self.min_score,
             percentile=self.percentile,
+            latency_share=self.latency.value if self.latency and self.latency.relative else None,
         )
 
     def __str__(self) -> str:

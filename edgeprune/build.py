@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ from edgeprune.sites import Sites, find_sites
 from edgeprune.stages import Stages
 from edgeprune.task import Batch, Task, check_task, load_task
 from edgeprune.validate import Predicted, Reference, Scored, Verdict, take_score, validate
-from edgeprune.validate.timing import MB_PER_MIB
+from edgeprune.validate.timing import MB_PER_MIB, check_latency
 
 STAGES = (
     "profile",
@@ -85,6 +86,14 @@ class Settings:
     recover_minutes: float = 12.0
     recover_steps: int = 4000
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+
+    @property
+    def measured_on(self) -> str | None:
+        """The device that measures; None where the profile's is not at hand."""
+        return self.device or ("local" if self.profile == "host" else None)
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -119,16 +128,21 @@ class Planned:
     dense: Artifact
 
 
-def build(task: Task | str, settings: Settings) -> BuildResult:
+def build(task: Task | str, **named: Any) -> BuildResult:
     """Cut a task's model to a budget and prove it on the device.
 
-    Every stage's result is kept in ``settings.out`` under a hash of what it depends on; the same
+    Every stage's result is kept in the build folder under a hash of what it depends on; the same
     call again continues from the last finished one.
+
+    Args:
+        task: its object, a built-in one's name, or ``"path.py:ClassName"``.
+        named: the fields of :class:`Settings`.
 
     Raises:
         InputError: wrong task, profile, budget or folder.
         InfeasibleError: no plan meets the budget; says which bound and what is reachable.
     """
+    settings = Settings(**named)
     stages = Stages(settings.out, STAGES)
     with _device(settings) as device:
         planned = _planned(task, settings, stages, device)
@@ -140,7 +154,7 @@ def build(task: Task | str, settings: Settings) -> BuildResult:
         with stages.stage("lower"):
             artifact = lower_stage(slim, found.plan, planned.profile, search.precision, settings)
         with stages.stage("validate"):
-            verdict = validate_stage(stages, search, found, slim, artifact, dense, settings)
+            verdict = validate_stage(stages, planned, slim, artifact, settings)
             files_ = {"dense": dense, "pruned": artifact}
             operators = _operators(device, search.sites.program, files_)
     report = compose(
@@ -160,12 +174,13 @@ def build(task: Task | str, settings: Settings) -> BuildResult:
     return BuildResult(settings.out, verdict, found, artifact)
 
 
-def plan(task: Task | str, settings: Settings) -> SearchResult:
+def plan(task: Task | str, **named: Any) -> SearchResult:
     """The stages of a build up to the plan; ``build`` with the same settings goes on from it.
 
     Raises:
         InputError, InfeasibleError: as :func:`build`.
     """
+    settings = Settings(**named)
     stages = Stages(settings.out, STAGES[: STAGES.index("solve") + 1])
     with _device(settings) as device:
         return _planned(task, settings, stages, device).found
@@ -319,10 +334,10 @@ def dense_stage(
             lambda measured, file: write_measurement(file, measured),
             read_measurement,
         )
-        latency = found.percentile_ms(budget.percentile)
-        costs = (latency, found.peak_memory_mb or 0.0, found.file_size_mb)
+        costs = (found.p50_ms, found.peak_memory_mb or 0.0, found.file_size_mb)
         word = "measured"
-    bounds = budget.resolve(costs[0], costs[1] * MB_PER_MIB, costs[2] * MB_PER_MIB)
+    # A share of the latency is solved for in the table's own milliseconds.
+    bounds = budget.resolve(table.dense_ms, costs[1] * MB_PER_MIB, costs[2] * MB_PER_MIB)
     console.say(
         f"  dense, {word}: {costs[0]:.2f} ms, {costs[1] * MB_PER_MIB:.0f} MB of memory, "
         f"{costs[2] * MB_PER_MIB:.1f} MB file"
@@ -339,11 +354,11 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         lambda result, path: files.write_json(path, "search", result.to_json()),
         lambda path: SearchResult.from_json(files.read_json(path, "search")),
     )
-    chosen, solution = found.chosen, found.solution
+    chosen = found.chosen
     found.plan.write(
         settings.out / "plan.json",
         predicted={"latency_ms": chosen.predicted_ms, "damage": chosen.damage},
-        certificate=asdict(solution.certificate),
+        certificate=asdict(chosen.certificate) | {"weights": dict(chosen.weights)},
     )
     word = "predicted" if chosen.measured_ms is None else "measured"
     console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
@@ -420,36 +435,42 @@ def lower_stage(
 
 def validate_stage(
     stages: Stages,
-    search: Search,
-    found: SearchResult,
+    planned: Planned,
     slim: Program,
     artifact: Artifact,
-    dense: Artifact,
     settings: Settings,
 ) -> Verdict:
-    """The verdict on the lowered file, written to ``verdict.json``."""
+    """The verdict on the lowered file, written to ``verdict.json``.
+
+    A relative budget is judged against the dense file measured in turns with the pruned one.
+    """
+    search, found, dense = planned.search, planned.found, planned.dense
     task, program, device = search.task, search.sites.program, search.device
     path = stages.path("dense-score", program.fingerprint, task.name, suffix=".pt")
     scored = stages.keep(
         path,
         lambda: take_score(task, lambda batch: program(*batch), "dense program"),
-        lambda result, out: files.write_atomic(out, lambda file: torch.save(asdict(result), file)),
+        lambda result, out: files.write_torch(out, asdict(result)),
         lambda out: Scored(**torch.load(out)),
     )
     cost = search.table.predict(search.sites, found.plan)
     predicted = Predicted(
         found.chosen.predicted_ms, cost.peak_memory_mb * MB_PER_MIB, estimated=device is None
     )
+    timing = None
+    if device is not None:
+        timing = check_latency(artifact, device, dense, slim.example_inputs, memory=True)
     with contextlib.ExitStack() as stack:
         # The file can be checked here even where its speed cannot be measured.
         runtime = device or stack.enter_context(connect("local"))
         verdict = validate(
             artifact,
             device,
-            bounds=search.bounds,
+            bounds=timing.resolve(planned.budget) if timing else search.bounds,
             recovered=slim,
             dense=Reference(program, dense, scored),
             task=task,
+            timing=timing,
             predicted=predicted,
             runtime=runtime,
         )
@@ -521,8 +542,7 @@ def _spread(levels: Sequence[int], count: int) -> list[int]:
 
 @contextlib.contextmanager
 def _device(settings: Settings) -> Iterator[Device | None]:
-    """The device that measures, or None: a profile of something that is not at hand."""
-    name = settings.device or ("local" if settings.profile == "host" else None)
+    name = settings.measured_on
     if name is None:
         yield None
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -56,6 +57,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write ``text`` atomically as UTF-8."""
     return write_bytes(path, text.encode())
+
+
+def write_torch(path: str | os.PathLike[str], value: object) -> Path:
+    """Write what ``torch.save`` can, atomically."""
+    import torch  # takes seconds, and most commands write no tensors
+
+    written = io.BytesIO()  # torch's own writer ends the process when the disk is full
+    torch.save(value, written)
+    return write_bytes(path, written.getvalue())
 
 
 def write_json(path: str | os.PathLike[str], kind: str, body: dict[str, Any]) -> Path:

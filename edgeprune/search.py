@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from edgeprune.plan import Plan
 from edgeprune.program.program import Program, as_tuple
 from edgeprune.recover.refit import refit
 from edgeprune.sites import Sites
-from edgeprune.solve import Bounds, Solution, solve
+from edgeprune.solve import Bounds, Certificate, FrontPoint, solve
 from edgeprune.surgery import apply
 from edgeprune.task import Batch, Task
 from edgeprune.validate.timing import MB_PER_MIB
@@ -31,14 +33,10 @@ from edgeprune.validate.timing import MB_PER_MIB
 ROUNDS = 3
 # The solver aims a little below the budget: interleaved medians repeat within about 1%.
 MARGIN = 0.985
-# Single-site damages do not add up: joint plans with these factors on one axis are candidates too.
-VARIANTS: tuple[Mapping[str, float], ...] = (
-    {},
-    {"length": 0.5},
-    {"length": 2.0},
-    {"depth": 0.5},
-    {"depth": 2.0},
-)
+# Single-site damages do not add up across axes, so plans are also solved for with an axis'
+# damage halved or doubled, and further in a direction that scores better, so many times.
+AXIS_FACTORS = (0.5, 2.0)
+PASSES = 4
 MEASURED_ROUNDS = 30
 
 
@@ -50,6 +48,8 @@ class Candidate:
         predicted_ms: by the cost table, with the correction of its round.
         measured_ms: median on the device; None without one.
         damage: predicted output movement, relative to the outputs' spread.
+        weights: axis -> factor on its damage with which the plan was solved for.
+        certificate: how good the plan is under those weights, proved.
         score: after the least-squares refit: the task's validation score, or minus the measured
             output movement where the task has none; None when it was over budget.
     """
@@ -58,6 +58,8 @@ class Candidate:
     predicted_ms: float
     measured_ms: float | None
     damage: float
+    weights: Mapping[str, float]
+    certificate: Certificate
     score: float | None = None
 
 
@@ -78,10 +80,14 @@ class Round:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The chosen plan and how it was found."""
+    """The chosen plan and how it was found.
+
+    Attributes:
+        front: plans of rising latency and falling damage, with every axis' damage as measured.
+    """
 
     plan: Plan
-    solution: Solution
+    front: tuple[FrontPoint, ...]
     rounds: tuple[Round, ...]
 
     @property
@@ -97,7 +103,7 @@ class SearchResult:
         ]
         return {
             "plan": self.plan.to_json(),
-            "solution": self.solution.to_json(),
+            "front": [asdict(point) for point in self.front],
             "rounds": rounds,
         }
 
@@ -108,7 +114,8 @@ class SearchResult:
             Round(**r | {"candidates": tuple(_candidate(c) for c in r["candidates"])})
             for r in body["rounds"]
         )
-        return cls(Plan.from_json(body["plan"]), Solution.from_json(body["solution"]), rounds)
+        front = tuple(FrontPoint.from_json(point) for point in body["front"])
+        return cls(Plan.from_json(body["plan"]), front, rounds)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,11 @@ class Search:
     folder: Path
     solver: str = "auto"
 
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The dense outputs that candidates of a task without a validation score are held to."""
+        return Evidence(self.sites, self.calibration)
+
     def run(self) -> SearchResult:
         """Solve until a measured candidate meets the latency budget, at most ``ROUNDS`` times.
 
@@ -144,25 +156,42 @@ class Search:
         rounds: list[Round] = []
         correction = 1.0
         while True:
-            solution, found = self._solve(correction)
+            front, found = self._solve(correction, ({}, *_around({})))
             dense_ms, found = self._measure(found)
-            within = [c for c in found if self._fits(c)]
-            last = len(rounds) + 1 == ROUNDS or bool(within)
+            bound = self.bounds.latency_beside(dense_ms)
+            last = len(rounds) + 1 == ROUNDS or any(_fits(c, bound) for c in found)
             if last:
-                found = self._scored(within or found[:1], found)
-            bound = self.bounds.latency_ms
+                found = self._refined(found, bound, correction)
             rounds.append(Round(correction, bound, dense_ms, tuple(found)))
             if last:
-                best = max(found, key=lambda c: (c.score is not None, c.score or 0.0))
-                return SearchResult(best.plan, solution, tuple(rounds))
-            ratios = [c.measured_ms / c.predicted_ms for c in found if c.measured_ms]
-            correction *= statistics.median(ratios)
+                return SearchResult(_best(found).plan, front, tuple(rounds))
+            off = statistics.median(c.measured_ms / c.predicted_ms for c in found if c.measured_ms)
+            if bound and self.bounds.latency_ms:  # what is only a slower moment is no error
+                off *= self.bounds.latency_ms / bound
+            correction *= off
             console.say(
-                f"  measured {100 * (statistics.median(ratios) - 1):+.1f}% against predicted, over "
+                f"  measured {100 * (off - 1):+.1f}% against predicted, over "
                 f"budget: correcting the table by {correction:.3f} and solving again"
             )
 
-    def _solve(self, correction: float) -> tuple[Solution, list[Candidate]]:
+    def _refined(
+        self, found: list[Candidate], bound_ms: float | None, correction: float
+    ) -> list[Candidate]:
+        """The candidates with scores, and more around the best one while that finds a better."""
+        found = self._scored(found, bound_ms)
+        for _ in range(PASSES):
+            best, known = _best(found), {c.plan.hash for c in found}
+            _, more = self._solve(correction, _around(best.weights))
+            dense_ms, more = self._measure([c for c in more if c.plan.hash not in known])
+            found += self._scored(more, self.bounds.latency_beside(dense_ms))
+            if _best(found) is best:
+                break
+        return found
+
+    def _solve(
+        self, correction: float, variants: Sequence[Mapping[str, float]]
+    ) -> tuple[tuple[FrontPoint, ...], list[Candidate]]:
+        """The front of the first variant, and every variant's plan."""
         latency = self.bounds.latency_ms
         memory, size = self.bounds.peak_memory_mb, self.bounds.size_mb
         bounds = Bounds(
@@ -171,29 +200,30 @@ class Search:
             None if size is None else size / MB_PER_MIB,
         )
         solutions = []
-        with console.progress("solving", len(VARIANTS), "plans") as advance:
-            for weights in VARIANTS:
+        with console.progress("solving", len(variants), "plans") as advance:
+            for weights in variants:
                 problem = formulate(
                     self.sites, self.choices, self.levels, self.damage, self.table, weights
                 )
                 solutions.append(solve(problem, bounds, self.solver))
                 advance(1)
         plans: dict[str, Candidate] = {}
-        for solution in solutions:
+        for weights, solution in zip(variants, solutions, strict=True):
             plan = plan_of(self.sites, self.choices, self.levels, self.damage, solution.point)
             predicted = solution.latency_ms * correction
-            plans.setdefault(plan.hash, Candidate(plan, predicted, None, solution.damage))
-        return solutions[0], list(plans.values())
+            found = Candidate(plan, predicted, None, solution.damage, weights, solution.certificate)
+            plans.setdefault(plan.hash, found)
+        return solutions[0].front, list(plans.values())
 
     def _measure(self, candidates: list[Candidate]) -> tuple[float | None, list[Candidate]]:
         """The dense median and the candidates with their measured medians, all interleaved."""
-        if self.device is None or self.dense is None:
+        if self.device is None or self.dense is None or not candidates:
             return None, candidates
         example = tuple(each[:1] for each in self.sites.program.example_inputs)
         workloads = [Workload("dense", self.dense, example)]
         with console.progress("lowering candidates", len(candidates), "plans") as advance:
             for candidate in candidates:
-                path = self.folder / f"candidate-{candidate.plan.hash[:16]}.pte"
+                path = self.folder / f"candidate-{candidate.plan.hash}.pte"
                 if not path.exists():
                     program = apply(self.sites.program, candidate.plan, self.sites)
                     lower(program, path, self.precision)
@@ -204,29 +234,42 @@ class Search:
         times = {name: m.percentile_ms(percentile) for name, m in measured.items()}
         return times["dense"], [replace(c, measured_ms=times[c.plan.hash]) for c in candidates]
 
-    def _fits(self, candidate: Candidate) -> bool:
-        bound = self.bounds.latency_ms
-        if bound is None or candidate.measured_ms is None:
-            return True
-        return candidate.measured_ms <= bound
-
-    def _scored(self, chosen: list[Candidate], every: list[Candidate]) -> list[Candidate]:
-        """All candidates, the chosen ones with their score after the refit."""
+    def _scored(self, candidates: list[Candidate], bound_ms: float | None) -> list[Candidate]:
+        """All candidates, those within the budget with their score after the refit."""
         scores: dict[str, float] = {}
-        with console.progress("scoring candidates", len(chosen), "plans") as advance:
-            for candidate in chosen:
+        within = [c for c in candidates if _fits(c, bound_ms)]
+        with console.progress("scoring candidates", len(within), "plans") as advance:
+            for candidate in within:
                 program = refit(self.sites, candidate.plan, self.calibration)
                 scores[candidate.plan.hash] = self._score(program)
                 advance(1, f"{scores[candidate.plan.hash]:.4f}")
-        return [replace(c, score=scores.get(c.plan.hash)) for c in every]
+        return [replace(c, score=scores.get(c.plan.hash)) for c in candidates]
 
     @torch.no_grad()
     def _score(self, program: Program) -> float:
         score = self.task.validate(lambda batch: program(*batch))
         if score is not None:
             return float(np.mean(score))
-        evidence = Evidence(self.sites, self.calibration)
-        return -evidence.moved(as_tuple(program(*batch)) for batch in evidence.batches)
+        outputs = (as_tuple(program(*batch)) for batch in self.evidence.batches)
+        return -self.evidence.moved(outputs)
+
+
+def _fits(candidate: Candidate, bound_ms: float | None) -> bool:
+    return bound_ms is None or (candidate.measured_ms or 0.0) <= bound_ms
+
+
+def _around(weights: Mapping[str, float]) -> list[dict[str, float]]:
+    """The weights with one axis' factor moved; the width's is the unit of the others."""
+    return [
+        {**weights, axis: weights.get(axis, 1.0) * factor}
+        for axis in ("length", "depth")
+        for factor in AXIS_FACTORS
+    ]
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """The highest score; the first of equals, and of candidates that are all over budget."""
+    return max(candidates, key=lambda c: -math.inf if c.score is None else c.score)
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
@@ -234,4 +277,5 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def _candidate(body: dict[str, Any]) -> Candidate:
-    return Candidate(**body | {"plan": Plan.from_json(body["plan"])})
+    certificate = Certificate(**body["certificate"])
+    return Candidate(**body | {"plan": Plan.from_json(body["plan"]), "certificate": certificate})

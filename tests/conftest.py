@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from edgeprune.tasks.digits_vit import DigitsVit
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("EDGEPRUNE_CACHE", str(config.rootpath / ".pytest_cache" / "edgeprune"))
+    # Started in the background by a shell, tests ignore Ctrl-C, and so would all they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from edgeprune.errors import InputError
 def test_a_relative_latency_is_a_fraction_of_the_dense_one() -> None:
     budget = Budget.parse("latency=60%")
     assert budget == Budget(latency=Bound(0.6, relative=True))
-    assert budget.resolve(20.0, 100.0, 90.0) == AbsoluteBudget(12.0, None, None, None, 50)
+    assert budget.resolve(20.0, 100.0, 90.0) == AbsoluteBudget(12.0, None, None, None, 50, 0.6)
 
 
 def test_absolute_bounds_stand_whatever_the_dense_model_costs() -> None:
@@ -103,3 +103,10 @@ def bounds() -> st.SearchStrategy[Bound]:
 )
 def test_a_written_budget_reads_back_the_same(budget: Budget) -> None:
     assert Budget.parse(str(budget)) == budget
+
+
+def test_a_share_is_of_the_dense_model_measured_beside_it() -> None:
+    relative = Budget.parse("latency=60%").resolve(20.0, 100.0, 90.0)
+    assert (relative.latency_beside(10.0), relative.latency_beside(None)) == (6.0, 12.0)
+    absolute = Budget.parse("latency=12ms").resolve(20.0, 100.0, 90.0)
+    assert absolute.latency_beside(10.0) == 12.0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import getpass
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgeprune.build import STAGES, BuildResult, Settings, build
+from edgeprune.build import STAGES, BuildResult, build
 from edgeprune.plan import Plan
 from edgeprune.program import Program
 from edgeprune.tasks.digits_vit import DigitsVit
@@ -23,14 +24,15 @@ FILES = (
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("digits")
-    return Settings("host", "latency=70%", out, recover_minutes=2.0, recover_steps=60)
+    asked = {"profile": "host", "budget": "latency=70%", "out": out}
+    return asked | {"recover_minutes": 2.0, "recover_steps": 60}
 
 
 @pytest.fixture(scope="module")
-def built(digits: DigitsVit, settings: Settings) -> BuildResult:
-    return build(digits, settings)
+def built(digits: DigitsVit, settings: dict[str, Any]) -> BuildResult:
+    return build(digits, **settings)
 
 
 def test_every_promised_file_is_there(built: BuildResult) -> None:
@@ -58,9 +60,9 @@ def test_the_plan_cuts_something_and_its_file_says_what(built: BuildResult) -> N
 
 
 def test_the_same_build_again_resumes_and_gives_the_same_file(
-    built: BuildResult, digits: DigitsVit, settings: Settings
+    built: BuildResult, digits: DigitsVit, settings: dict[str, Any]
 ) -> None:
-    again = build(digits, settings)
+    again = build(digits, **settings)
     assert again.artifact.sha256 == built.artifact.sha256
     assert again.search.plan == built.search.plan
     report = json.loads((built.out / "report.json").read_text())

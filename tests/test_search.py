@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from edgeprune.budget import AbsoluteBudget
 from edgeprune.cost import estimate_costs
 from edgeprune.devices import DeviceState, Measurement, Workload
 from edgeprune.errors import InfeasibleError
-from edgeprune.formulate import choices_of, token_levels
+from edgeprune.formulate import choices_of, formulate, token_levels
 from edgeprune.importance import Damage, Evidence
 from edgeprune.plan import check_plan
 from edgeprune.profile import Multiples, load_profile
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import refit
 from edgeprune.search import MARGIN, Search, SearchResult
+from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
 
 STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
@@ -61,6 +63,7 @@ class ScriptedDevice:
 
     def __init__(self, *script_ms: float) -> None:
         self.script_ms = script_ms
+        self.dense_ms: float | None = None
         self.asked: list[list[str]] = []
 
     def measure(
@@ -69,9 +72,10 @@ class ScriptedDevice:
         assert all(each.path.stat().st_size > 1000 for each in workloads[1:])
         took = self.script_ms[len(self.asked)]
         self.asked.append([each.name for each in workloads])
+        times = {each.name: took for each in workloads} | {"dense": self.dense_ms or took}
         return {
-            each.name: Measurement(each.name, (took,) * 3, 1.0, 1.0, None, 1.0, STATE)
-            for each in workloads
+            name: Measurement(name, (ms,) * 3, 1.0, 1.0, None, 1.0, STATE)
+            for name, ms in times.items()
         }
 
 
@@ -115,7 +119,7 @@ def with_device(search: Search, folder: Path, *ratios: float) -> tuple[Search, S
 @pytest.fixture
 def one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each one takes seconds to lower."""
-    monkeypatch.setattr("edgeprune.search.VARIANTS", ({},))
+    monkeypatch.setattr("edgeprune.search._around", lambda weights: [dict(weights)])
 
 
 def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> None:
@@ -149,6 +153,25 @@ def test_the_tasks_validation_score_decides_where_it_has_one(search: Search) -> 
     assert result.chosen.score == max(score for score in scores if score is not None)
 
 
+def test_candidates_go_on_in_a_direction_that_scores_better(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Mapping[str, float]] = []
+
+    def noted(*arguments: Any) -> Problem:
+        asked.append(arguments[-1])
+        return formulate(*arguments)
+
+    monkeypatch.setattr("edgeprune.search.formulate", noted)
+    monkeypatch.setattr(Search, "_score", lambda self, program: float(program.parameters))
+    result = search.run()
+    (only,) = result.rounds
+    assert result.chosen.score == max(c.score for c in only.candidates if c.score is not None)
+    assert result.chosen.weights == {"length": 0.5}
+    assert {} in asked and {"length": 0.25} in asked
+    assert {"depth": 0.25} not in asked
+
+
 def test_a_budget_out_of_reach_is_refused(search: Search) -> None:
     tight = replace(search.bounds, latency_ms=bound_of(search) / 1000)
     with pytest.raises(InfeasibleError, match="latency"):
@@ -176,6 +199,20 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
 
 
 @pytest.mark.usefixtures("one_candidate")
+def test_a_share_is_judged_by_the_dense_model_beside_it(search: Search, tmp_path: Path) -> None:
+    closed, device = with_device(search, tmp_path, 1.1, 1.1)
+    shared = replace(closed, bounds=replace(search.bounds, latency_share=0.5))
+    device.dense_ms = 2.3 * bound_of(search)  # a slow moment: 1.1 is still less than half
+    (only,) = shared.run().rounds
+    assert only.bound_ms == pytest.approx(1.15 * bound_of(search))
+    device.asked.clear()
+    device.dense_ms = 2.0 * bound_of(search)
+    over, corrected = shared.run().rounds
+    (candidate,) = over.candidates
+    assert corrected.correction == pytest.approx(1.1 * bound_of(search) / candidate.predicted_ms)
+
+
+@pytest.mark.usefixtures("one_candidate")
 def test_a_plan_that_never_fits_is_reported_after_the_last_round(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +221,7 @@ def test_a_plan_that_never_fits_is_reported_after_the_last_round(
     result = closed.run()
     assert len(result.rounds) == 1
     assert result.chosen.measured_ms == pytest.approx(1.05 * bound_of(search))
-    assert result.chosen.score is not None
+    assert result.chosen.score is None
     assert SearchResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 

@@ -19,7 +19,7 @@ def build(**flags: Any) -> Outcome:
     from edgeprune.build import build as run_build
 
     job = read_job(**flags)
-    result = run_build(job.task, job.settings)
+    result = run_build(job.task, **vars(job.settings))
     write_resolved(job)
     return Outcome(
         {

@@ -42,11 +42,6 @@ class Job:
         asked = self.settings.budget
         return Budget.parse(asked) if asked else load_profile(self.settings.profile).budget
 
-    @property
-    def device(self) -> str | None:
-        """What measures; None where the profile's device is not at hand."""
-        return self.settings.device or ("local" if self.settings.profile == "host" else None)
-
 
 def build_flags(
     profile: Annotated[
@@ -185,7 +180,7 @@ def _settings(asked: dict[str, Any]) -> Settings:
         if value is not None and value not in known:
             raise InputError(f"{key} '{value}': unknown; there are: {', '.join(sorted(known))}")
     settings = {key: value for key, value in asked.items() if key not in NOT_SETTINGS}
-    return Settings(**settings | {"out": Path(settings["out"])})
+    return Settings(**settings)
 
 
 def _toml(value: object) -> str:

@@ -22,7 +22,7 @@ def plan(**flags: Any) -> Outcome:
     job = read_job(**flags)
     from edgeprune.build import plan as run_plan
 
-    found = run_plan(job.task, job.settings)
+    found = run_plan(job.task, **vars(job.settings))
     _say(found)
     return Outcome(
         {
@@ -30,7 +30,7 @@ def plan(**flags: Any) -> Outcome:
             "plan": found.plan.to_json(),
             "predicted_ms": found.chosen.predicted_ms,
             "measured_ms": found.chosen.measured_ms,
-            "certificate": asdict(found.solution.certificate),
+            "certificate": asdict(found.chosen.certificate),
         }
     )
 
@@ -40,6 +40,6 @@ def _say(found: SearchResult) -> None:
         console.say(f"  {name}: {f'keeps {len(units)}' if units else 'removed'}")
     for name, keep in sorted(found.plan.tokens.items()):
         console.say(f"  {name}: {keep} go on")
-    certificate = found.solution.certificate
+    certificate = found.chosen.certificate
     proof = "optimal" if certificate.exact else f"within {certificate.gap_pct:.2f}% of optimal"
     console.say(f"{proof} for the table ({certificate.solver}); {certificate.binding} binds")

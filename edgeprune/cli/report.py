@@ -9,7 +9,6 @@ import typer
 
 from edgeprune import console, files
 from edgeprune.cli.app import Outcome, command
-from edgeprune.errors import InputError
 
 
 @command("report")
@@ -17,14 +16,9 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="BUILD_DIR", help="A finished build.")],
 ) -> Outcome:
     """Write report.html again from report.json."""
-    from edgeprune.report import render
+    from edgeprune.report import Report, render
 
-    source = folder / "report.json"
-    document = files.read_json(source, "report")
-    try:
-        page = render(document)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{source}: not a complete report ({error!r}). Build again.") from error
-    written = files.write_text(folder / "report.html", page)
+    found = Report.read(folder / "report.json")
+    written = files.write_text(folder / "report.html", render(found))
     console.say(f"{written}")
-    return Outcome(document)
+    return Outcome(found.to_json())

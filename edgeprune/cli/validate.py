@@ -49,7 +49,7 @@ def validate(
             uncut = scratch / "dense.pte"
             dense_file = lower(dense, uncut, artifact.precision, artifact.runtime)
             advance()
-        name, threads = job.device, job.settings.threads
+        name, threads = job.settings.measured_on, job.settings.threads
         device = opened.enter_context(connect(name, threads)) if name else None
         if device is None and asked:
             raise InputError("--budget: the device is not at hand, so nothing can be measured")

@@ -12,7 +12,7 @@ from edgeprune.plan import Plan
 from edgeprune.program.graph import op_name, shape
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.depth import Residual
-from edgeprune.surgery.pieces import closing_norms, token_dim
+from edgeprune.surgery.pieces import token_dim
 
 # Shares of all units and of all tokens at which a block is sampled, each with the other at full
 # size; the coarse ones also with each other.
@@ -150,7 +150,7 @@ def _block(sites: Sites, members: list[Residual]) -> Block:
 
 
 def _signature(sites: Sites, residual: Residual) -> object:
-    nodes = (*residual.nodes, residual.add, *closing_norms(residual))
+    nodes = (*residual.nodes, residual.add, *residual.closing_norms)
     axes = tuple((site.axis, site.units) for site in width_sites(sites, residual))
     return axes, token_dim(sites, residual), tuple(_described(node) for node in nodes)
 

@@ -26,7 +26,7 @@ from edgeprune.lower.artifact import Precision
 from edgeprune.plan import Plan
 from edgeprune.sites import Sites
 from edgeprune.surgery import apply
-from edgeprune.surgery.pieces import chain, closing_norms
+from edgeprune.surgery.pieces import chain
 
 
 def measure_costs(
@@ -88,7 +88,7 @@ def _points(
         for count in overhead_tokens(block):
             if copies > 1:
                 yield _block_point(sites, block, 1, block.units, count)
-            if closing_norms(block.residuals[0]):
+            if block.residuals[0].closing_norms:
                 yield _block_point(sites, block, copies, 0, count)
     for name, plan in selection_plans(sites).items():
         yield Point(name, partial(_whole, sites, plan))

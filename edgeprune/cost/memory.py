@@ -16,7 +16,7 @@ from edgeprune.cost.blocks import Block, width_sites
 from edgeprune.lower.artifact import Precision
 from edgeprune.program.graph import ATEN, annotate, calls, value
 from edgeprune.sites import Sites
-from edgeprune.surgery.pieces import closing_norms, weights_of
+from edgeprune.surgery.pieces import weights_of
 
 MB = 2**20
 # The runtime's share of the working set: chains of MiniLM's blocks at 64 and 128 tokens, 6 and 12
@@ -69,7 +69,7 @@ def block_weights_mb(
     own = width_sites(sites, first)
     carried = {path for path, _ in own[0].weights} if own else set()
     paths = weights_of(sites, first)
-    closing = {str(n.target) for norm in closing_norms(first) for n in norm.all_input_nodes}
+    closing = {str(n.target) for norm in first.closing_norms for n in norm.all_input_nodes}
     total = sum(sizes[path] for path in paths)
     fixed = sum(sizes[path] for path in paths if path not in carried)
     removed = sum(sizes[path] for path in paths if path in closing)

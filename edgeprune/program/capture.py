@@ -83,6 +83,7 @@ def from_exported(
         if _works_in_place(exported.graph):
             exported = exported.run_decompositions({})
         module = exported.module(check_guards=False)
+    _check_types(module)
     _flatten_output(module)
     places = [n for n in module.graph.nodes if n.op == "placeholder"]
     if len(places) != len(inputs):
@@ -94,10 +95,9 @@ def from_exported(
     module = torch.fx.GraphModule(module, module.graph)
     canonicalise(module, inputs)
     outputs = as_tuple(next(n for n in module.graph.nodes if n.op == "output").args[0])
-    names = tuple(output_names or _default_outputs(len(outputs)))
-    return Program(
-        module, inputs, tuple(input_names or (n.name for n in places)), names, dict(meta or {})
-    )
+    taken = _names("input", input_names, [n.name for n in places])
+    given = _names("output", output_names, _default_outputs(len(outputs)))
+    return Program(module, inputs, taken, given, dict(meta or {}))
 
 
 def load_exported(
@@ -162,8 +162,27 @@ def _tensors_of(outputs: Any) -> tuple[torch.Tensor, ...]:
     return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 
 
-def _default_outputs(count: int) -> tuple[str, ...]:
-    return ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
+def _default_outputs(count: int) -> list[str]:
+    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+
+
+def _names(what: str, asked: Sequence[str] | None, own: Sequence[str]) -> tuple[str, ...]:
+    if asked and len(asked) != len(own):
+        raise InputError(
+            f"got {len(asked)} {what} names ({', '.join(asked)}), wanted {len(own)}: the model's "
+            f"{what}s are {', '.join(own)}"
+        )
+    return tuple(asked or own)
+
+
+def _check_types(module: torch.fx.GraphModule) -> None:
+    for name, weight in module.named_parameters():
+        if weight.is_floating_point() and weight.itemsize < 4:
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise InputError(
+                f"weight {name}: got {kind}, wanted float32. Call .float() on the model; "
+                "--precision says in which format it runs on the device."
+            )
 
 
 def _flatten_output(module: torch.fx.GraphModule) -> None:

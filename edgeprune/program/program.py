@@ -112,7 +112,7 @@ class Program:
         exported, notes = load_exported(path)
         if notes is None:
             raise InputError(f"{path}: a .pt2, but not written by edgeprune. Capture it first.")
-        check_version(path, notes["version"])
+        check_version(path, notes.get("version"))
         return from_exported(
             exported,
             input_names=tuple(notes["input_names"]),

@@ -62,14 +62,12 @@ def compose(
     operators: dict[str, Sequence[OperatorTime]],
     stages: Sequence[StageTime],
     command: str,
-    seed: int | None = None,
 ) -> Report:
     """Put a report together.
 
     Args:
         operators: "dense" and "pruned" -> time per operator; empty without a device.
         command: how to make it again, without folders.
-        seed: of the build, where ``command`` does not say it.
     """
     rounds = tuple(
         Round(
@@ -95,7 +93,7 @@ def compose(
         score_name=search.task.score_name,
         licence=search.task.licence,
         target=_target(profile, search),
-        bounds=_bounds(budget, search),
+        bounds=_bounds(budget, search, verdict),
         outcome=Outcome(verdict.status, verdict.reason, verdict.checks),
         dense=_dense(search, verdict),
         pruned=_pruned(search, found, verdict, artifact),
@@ -118,7 +116,6 @@ def compose(
         state=None if timing is None else _state(timing.pruned.state),
         reproduce=Reproduce(
             command,
-            seed,
             found.plan.hash,
             artifact.path.name,
             artifact.sha256,
@@ -190,8 +187,8 @@ def _target(profile: Profile, search: Search) -> Target:
     )
 
 
-def _bounds(budget: Budget, search: Search) -> Bounds:
-    bounds = search.bounds
+def _bounds(budget: Budget, search: Search, verdict: Verdict) -> Bounds:
+    bounds = verdict.timing.resolve(budget) if verdict.timing else search.bounds
     asked = (budget.latency, budget.peak_memory, budget.size)
     return Bounds(
         asked=str(budget),
@@ -263,10 +260,10 @@ def _front(found: SearchResult, last: Round) -> Front:
     """The front with the last correction, and the last round's candidates."""
     plain = [
         FrontPoint(p.latency_ms * last.correction, p.damage, False, False, None)
-        for p in found.solution.front
+        for p in found.front
     ]
     tried = [FrontPoint(c.predicted_ms, c.damage, c.chosen, True, c.score) for c in last.candidates]
-    return Front((*plain, *tried), found.solution.certificate)
+    return Front((*plain, *tried), found.chosen.certificate)
 
 
 def _recovery(distilled: Distilled, verdict: Verdict) -> Recovery:

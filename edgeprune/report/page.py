@@ -7,7 +7,6 @@ from html import escape
 from importlib.resources import files as resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -35,17 +34,8 @@ def write_report(report: Report, out: str | os.PathLike[str]) -> Path:
     return files.write_text(Path(out, "report.html"), page)
 
 
-def render(report: Report | dict[str, Any]) -> str:
-    """The page as HTML. Every text from outside is escaped.
-
-    Args:
-        report: or what ``report.json`` holds.
-
-    Raises:
-        InputError: a dict that is no complete report.
-    """
-    if isinstance(report, dict):
-        report = Report.from_json(report)
+def render(report: Report) -> str:
+    """The page as HTML. Every text from outside is escaped."""
     return _file("page.html").substitute(
         css=_file("page.css").template,
         plotly=get_plotlyjs(),

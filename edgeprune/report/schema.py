@@ -292,13 +292,11 @@ class Reproduce:
     """How to make it again, and how to know that it is the same.
 
     Attributes:
-        seed: None if the command alone says it.
         plan: hash of the plan.
         file: the artifact's bare name.
     """
 
     command: str
-    seed: int | None
     plan: str
     file: str
     sha256: str

@@ -195,7 +195,6 @@ def reproduce(report: Report) -> str:
     """The command, and the hashes that say whether the result is the same."""
     found = report.reproduce
     rows = [("plan", found.plan), (found.file, f"sha256 {found.sha256}")]
-    rows += [] if found.seed is None else [("seed", f"{found.seed}")]
     rows += found.versions.items()
     cells = [(escape(name), f"<code>{escape(text)}</code>") for name, text in rows]
     return f'<pre id="command">{escape(_wrapped(found.command))}</pre>{table((), cells)}'

@@ -45,6 +45,18 @@ class Residual:
         """Paths of the weights the branch reads."""
         return tuple(dict.fromkeys(_weights(self.nodes)))
 
+    @cached_property
+    def closing_norms(self) -> tuple[fx.Node, ...]:
+        """Norms of its own layer that alone read its sum, as in a post-norm encoder."""
+        found = [self.add]
+        while len(found[-1].users) == 1:
+            reader = next(iter(found[-1].users))
+            own = [str(n.target) for n in reader.all_input_nodes if n.op == "get_attr"]
+            if not own or not all(path.startswith(f"{self.layer}.") for path in own):
+                break
+            found.append(reader)
+        return tuple(found[1:])
+
     @property
     def layer(self) -> str:
         """The layer it belongs to: its name without the last word."""
@@ -88,7 +100,7 @@ def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
         groups.setdefault(residual.layer, []).append(residual)
     layers = []
     for name, parts in groups.items():
-        end = _through_norms(parts[-1].add, name)
+        end = (parts[-1].add, *parts[-1].closing_norms)[-1]
         if len(parts) > 1 and _is_closed(parts[0].entry, end):
             layers.append(Layer(name, parts[0].entry, end, tuple(parts)))
     return tuple(layers)
@@ -157,17 +169,6 @@ def layer_prefix(paths: Iterable[str]) -> str:
     while common and any(re.fullmatch(r"\d+", w) for w in common) and not common[-1].isdigit():
         common.pop()
     return ".".join(common)
-
-
-def _through_norms(node: fx.Node, layer: str) -> fx.Node:
-    """Go on through single readers that hold only this layer's own weights (a closing norm)."""
-    while len(node.users) == 1:
-        reader = next(iter(node.users))
-        own = _weights([reader])
-        if not own or not all(path.startswith(f"{layer}.") for path in own):
-            break
-        node = reader
-    return node
 
 
 def _is_closed(entry: fx.Node, end: fx.Node) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -214,6 +215,12 @@ class FrontPoint:
     peak_memory_mb: float
     size_mb: float
     damage: float
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> FrontPoint:
+        """The inverse of ``dataclasses.asdict``, also after a trip through JSON text."""
+        sequences = {key: tuple(body[key]) for key in ("choices", "levels", "levels_after")}
+        return cls(**body | sequences)
 
 
 def fits(value: float, bound: float) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from edgeprune.errors import InputError
 from edgeprune.solve.problem import TOLERANCE, Bounds, FrontPoint
 
 
@@ -97,27 +95,6 @@ class Solution:
         others.sort(key=lambda point: (point.damage, point.latency_ms))
         return (self.point, *others)[:count]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Solution:
-        """The inverse of ``to_json``, also after a trip through JSON text.
-
-        Raises:
-            InputError: a key is missing or unknown.
-        """
-        try:
-            return cls(
-                point=_point(body["point"]),
-                bounds=Bounds(**body["bounds"]),
-                certificate=Certificate(**body["certificate"]),
-                front=tuple(_point(entry) for entry in body["front"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"solution: cannot be read ({error}). Was it edited?") from error
-
 
 def gap_pct(damage: float, bound_damage: float) -> float:
     """How far ``damage`` may be from optimal, in percent of itself."""
@@ -180,8 +157,3 @@ def _binding(point: FrontPoint, bounds: Bounds, least_damage: float) -> str:
         return "none"
     slack = {name: 1 - getattr(point, name) / bound for name, bound in given.items()}
     return min(slack, key=lambda name: slack[name]).rsplit("_", 1)[0]
-
-
-def _point(body: dict[str, Any]) -> FrontPoint:
-    sequences = {key: tuple(body[key]) for key in ("choices", "levels", "levels_after")}
-    return FrontPoint(**{**body, **sequences})

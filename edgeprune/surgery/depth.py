@@ -17,7 +17,7 @@ def cut_depth(draft: Draft, plan: Plan) -> None:
     ends += [(layer.entry, layer.exit) for layer in draft.sites.layers if layer.name in plan.kept]
     for first, last in ends:
         entry, end = draft.copies[first], draft.copies[last]
-        while entry in draft.stream:
-            entry = draft.stream[entry]
+        while entry in draft.stands_for:
+            entry = draft.stands_for[entry]
         end.replace_all_uses_with(entry)
-        draft.stream[end] = entry
+        draft.stands_for[end] = entry

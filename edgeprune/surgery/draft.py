@@ -20,13 +20,13 @@ class Draft:
         sites: of the original program.
         origin: node of the copy -> (original node, tokens that are left at this place).
         kept: atom -> units that stay.
-        stream: residual sum after which tokens are selected -> the selected tokens.
+        stands_for: residual sum -> what stands in its place further on.
     """
 
     def __init__(self, sites: Sites) -> None:
         self.sites = sites
         self.kept: dict[Dim, tuple[int, ...]] = {}
-        self.stream: dict[fx.Node, fx.Node] = {}
+        self.stands_for: dict[fx.Node, fx.Node] = {}
         self.copies: dict[fx.Node, fx.Node] = {}
         source = sites.program.module
         graph = fx.Graph()

@@ -77,7 +77,8 @@ def masked(sites: Sites, plan: Plan) -> Program:
     """The uncut program with the units that ``plan`` removes masked (width and sub-layers)."""
     gated = gate(sites)
     for name, units in plan.kept.items():
-        gated.set(name, units)
+        for each in [r.name for r in sites.residuals if r.layer == name] or [name]:
+            gated.set(each, units)
     return gated.program
 
 

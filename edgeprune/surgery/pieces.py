@@ -27,20 +27,6 @@ def token_dim(sites: Sites, residual: Residual) -> Dim | None:
     return dims[1].root if len(dims) == 3 else None
 
 
-def closing_norms(residual: Residual) -> tuple[fx.Node, ...]:
-    """The norms of the sub-layer's own layer that alone read its sum, as in a post-norm encoder."""
-    found: list[fx.Node] = []
-    node = residual.add
-    while len(node.users) == 1:
-        reader = next(iter(node.users))
-        own = [str(n.target) for n in reader.all_input_nodes if n.op == "get_attr"]
-        if not own or not all(path.startswith(f"{residual.layer}.") for path in own):
-            break
-        found.append(reader)
-        node = reader
-    return tuple(found)
-
-
 class Piece(NamedTuple):
     """Sub-layers on their own.
 
@@ -110,7 +96,7 @@ class _Chain:
 
     def _link(self, residual: Residual, stream: fx.Node) -> fx.Node:
         """Let one sub-layer read ``stream``; returns what it hands on."""
-        norms = closing_norms(residual)
+        norms = residual.closing_norms
         inside = norms if self.removed else (*residual.nodes, residual.add, *norms)
         entry = residual.add if self.removed else residual.entry
         copies = self.draft.copies
@@ -166,7 +152,7 @@ def weights_of(sites: Sites, residual: Residual) -> tuple[str, ...]:
     module = sites.program.module
     closing = (
         str(source.target)
-        for node in closing_norms(residual)
+        for node in residual.closing_norms
         for source in node.all_input_nodes
         if source.op == "get_attr"
         and isinstance(get_attribute(module, source.target), torch.Tensor)

@@ -1,8 +1,7 @@
 """Length surgery: after a chosen attention sub-layer only the best tokens go on.
 
-A token's score is the attention it receives from real tokens, summed over heads. Selection is
-written in arithmetic that every runtime delegates: rank by pairwise comparison, a one-hot matrix
-[kept, tokens], and one batch matmul per tensor that carries tokens. Nothing is sorted.
+A token's score is the attention it receives from real tokens, summed over heads. The selection is
+a one-hot matrix [kept, tokens]; every tensor that carries tokens is multiplied by it once.
 """
 
 from __future__ import annotations
@@ -18,15 +17,7 @@ from edgeprune.program.graph import ATEN, shape, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.length import TokenStream
 from edgeprune.surgery.draft import Draft, is_float
-
-# Above every score: attention received is at most heads x queries.
-PINNED = 1e6
-# Below every score: a real token's is at least 0.
-PADDING = -1.0
-# Any difference of two distinct scores times this is at least 1, so that clamping it is a sign.
-STEEP = 1e30
-# A mask entry times this, plus 1, is below 0; a learned bias stays next to 1.
-OPEN = 1e-6
+from edgeprune.surgery.selections import Selection
 
 
 class Stage(NamedTuple):
@@ -58,6 +49,7 @@ class _TokenCut:
         self.stages: list[Stage] = []
         self.stage: dict[fx.Node, int] = {}
         self.renewed: dict[tuple[fx.Node, int], fx.Node] = {}
+        self.depends: dict[fx.Node, bool] = {}
 
     def run(self, streams: list[TokenStream]) -> None:
         points = {self.draft.copies[s.residual.add]: s for s in streams}
@@ -102,9 +94,10 @@ class _TokenCut:
 
     def _depends(self, node: fx.Node) -> bool:
         """Whether anything that ``node`` is computed from carries the tokens."""
-        if any(dim.contains(self.tokens) for dim in self.draft.dims(node)):
-            return True
-        return any(self._depends(source) for source in node.all_input_nodes)
+        if node not in self.depends:
+            carries = any(dim.contains(self.tokens) for dim in self.draft.dims(node))
+            self.depends[node] = carries or any(map(self._depends, node.all_input_nodes))
+        return self.depends[node]
 
     def _recomputed(self, node: fx.Node, stage: int) -> fx.Node:
         copy = self.draft.module.graph.node_copy(node, lambda n: self._renew(n, stage))
@@ -163,15 +156,14 @@ class _TokenCut:
         readers = list(add.users)
         with graph.inserting_before(add.next):
             probabilities, mask = _write_out(draft, draft.copies[stream.attention])
-            name = f"select_{len(self.stages)}_{keep}_of_{size}"
-            builder = _Selection(draft, name, size, keep, add.meta["val"].dtype)
+            builder = Selection(draft, len(self.stages), size, keep, add.meta["val"].dtype)
             selection = builder.one_hot(builder.scores(probabilities, mask, stream.pinned))
             chosen = draft.emit(ATEN.matmul.default, selection, add)
         self.stages.append(Stage(keep, selection, add))
         self._remember(chosen, add, len(self.stages))
         for reader in readers:
             reader.replace_input_with(add, chosen)
-        draft.stream[add] = chosen
+        draft.stands_for[add] = chosen
 
 
 def _write_out(draft: Draft, call: fx.Node) -> tuple[fx.Node, fx.Node | None]:
@@ -191,68 +183,3 @@ def _write_out(draft: Draft, call: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     output.meta = dict(call.meta)
     draft.replace(call, output)
     return probabilities, mask if isinstance(mask, fx.Node) else None
-
-
-class _Selection:
-    """Builds one selection: scores [batch, tokens], then the one-hot matrix."""
-
-    def __init__(self, draft: Draft, name: str, size: int, keep: int, dtype: torch.dtype) -> None:
-        self.draft = draft
-        self.name = name
-        self.size = size
-        self.keep = keep
-        self.dtype = dtype
-
-    def scores(
-        self, probabilities: fx.Node, mask: fx.Node | None, pinned: tuple[int, ...]
-    ) -> fx.Node:
-        """Attention received from real tokens, with padding below and pinned tokens above all."""
-        emit = self.draft.emit
-        if mask is None:
-            received = emit(ATEN.sum.dim_IntList, probabilities, [1, 2])
-        else:
-            real = self._real(mask)
-            weights = emit(ATEN.unsqueeze.default, emit(ATEN.unsqueeze.default, real, 1), 1)
-            rows = emit(ATEN.matmul.default, weights, probabilities)
-            received = emit(ATEN.sum.dim_IntList, rows, [1, 2])
-            padded = emit(ATEN.mul.Tensor, emit(ATEN.sub.Tensor, real, 1.0), -PADDING)
-            received = emit(ATEN.add.Tensor, emit(ATEN.mul.Tensor, received, real), padded)
-        if pinned:
-            bonus = torch.zeros(1, self.size)
-            bonus[0, list(pinned)] = PINNED
-            received = emit(ATEN.add.Tensor, received, self._constant("pinned", bonus))
-        # Training must not follow the scores: through STEEP their gradients would be infinite.
-        return emit(ATEN.detach.default, received)
-
-    def _real(self, mask: fx.Node) -> fx.Node:
-        """1 for every token that some query may attend to, else 0: [batch, tokens]."""
-        emit = self.draft.emit
-        for _ in range(4 - len(shape(mask))):  # a table [tokens, tokens]
-            mask = emit(ATEN.unsqueeze.default, mask, 0)
-        scaled = emit(ATEN.mul.Tensor, mask, OPEN)
-        open_ = emit(ATEN.clamp.default, emit(ATEN.add.Tensor, scaled, 1.0), 0.0, 1.0)
-        return emit(ATEN.amax.default, open_, [1, 2])
-
-    def one_hot(self, scores: fx.Node) -> fx.Node:
-        """[batch, kept, tokens]: row r has its 1 at the r-th kept token, in ascending order."""
-        emit, size = self.draft.emit, self.size
-        earlier = torch.ones(size, size).tril(-1)[None]  # [i, j] = 1 where j comes before i
-        row, column = (emit(ATEN.unsqueeze.default, scores, axis) for axis in (1, 2))
-        sign = emit(ATEN.sub.Tensor, row, column)
-        for _ in range(2):
-            sign = emit(ATEN.clamp.default, emit(ATEN.mul.Tensor, sign, STEEP), -1.0, 1.0)
-        better = emit(ATEN.clamp.default, sign, 0.0, 1.0)
-        tied = emit(ATEN.rsub.Scalar, emit(ATEN.mul.Tensor, sign, sign), 1.0)
-        before = self._constant("earlier", earlier)
-        beats = emit(ATEN.add.Tensor, better, emit(ATEN.mul.Tensor, tied, before))
-        rank = emit(ATEN.sum.dim_IntList, beats, [-1], True)
-        kept = emit(ATEN.clamp.default, emit(ATEN.rsub.Scalar, rank, self.keep), 0.0, 1.0)
-        place = emit(ATEN.matmul.default, before, kept)
-        places = self._constant("places", torch.arange(self.keep)[None, None])
-        distance = emit(ATEN.abs.default, emit(ATEN.sub.Tensor, place, places))
-        near = emit(ATEN.clamp.default, emit(ATEN.rsub.Scalar, distance, 1.0), 0.0, 1.0)
-        columns = emit(ATEN.mul.Tensor, near, kept)
-        return emit(ATEN.transpose.int, columns, 1, 2)
-
-    def _constant(self, what: str, tensor: torch.Tensor) -> fx.Node:
-        return self.draft.buffer(f"{self.name}.{what}", tensor.to(self.dtype))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgeprune.cache import cache_dir
 from edgeprune.console import progress
-from edgeprune.files import content_hash, sha256_of, write_atomic
+from edgeprune.files import content_hash, sha256_of, write_torch
 from edgeprune.task import Batch, Predict, Score, Task, batches, predict_all
 
 SEED = 0
@@ -98,8 +98,7 @@ class DigitsVit(Task):
         path = _weights_path()
         if not path.exists():
             images, labels = self._splits["train"]
-            state = _train(network, images, labels).state_dict()
-            write_atomic(path, lambda temporary: torch.save(state, temporary))
+            write_torch(path, _train(network, images, labels).state_dict())
         network.load_state_dict(torch.load(path, weights_only=True))
         return network.eval()
 

@@ -42,6 +42,8 @@ class ModelFileTask(Task):
         self.name = Path(model_path).stem
         program = _read_model(Path(model_path))
         self.input_names, self.output_names = program.input_names, program.output_names
+        self.licence = program.meta.get("licence", self.licence)
+        self.preprocessing = program.meta.get("preprocessing", self.preprocessing)
         self._model = program.module
         arrays = _read_arrays(Path(calibration_path), program)
         order = torch.randperm(len(arrays[0]), generator=torch.Generator().manual_seed(0))
@@ -80,8 +82,11 @@ def _cosines(predict: Predict, inputs: Batch, wanted: Tensor) -> np.ndarray:
 
 
 def _read_model(path: Path) -> Program:
-    exported, _ = load_exported(path)
-    program = from_exported(exported)
+    exported, notes = load_exported(path)
+    known = notes or {}
+    program = from_exported(
+        exported, known.get("input_names"), known.get("output_names"), known.get("meta")
+    )
     for node in exported.graph.nodes:
         if node.name in exported.graph_signature.user_inputs:
             size = node.meta["val"].shape[0]

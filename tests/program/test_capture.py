@@ -222,6 +222,18 @@ def test_a_model_that_fails_on_its_examples_is_refused_with_its_own_reason() -> 
         capture(model("fused"), (torch.ones(2, 3, 5),))
 
 
+def test_half_precision_weights_are_refused_with_what_to_call() -> None:
+    with pytest.raises(InputError, match=r"weight .*got bfloat16, wanted float32. Call .float"):
+        capture(nn.Linear(3, 3).bfloat16(), (torch.ones(2, 3).bfloat16(),))
+
+
+def test_a_wrong_number_of_names_is_refused_with_the_model_s_own() -> None:
+    with pytest.raises(InputError, match="got 2 input names .a, b., wanted 1: .* are input"):
+        capture(nn.Linear(3, 3), (torch.ones(2, 3),), input_names=("a", "b"))
+    with pytest.raises(InputError, match="got 2 output names"):
+        capture(nn.Linear(3, 3), (torch.ones(2, 3),), output_names=("a", "b"))
+
+
 def test_a_model_that_is_not_the_same_after_capture_is_refused() -> None:
     with pytest.raises(EdgepruneError, match="output 'output' moved by"):
         capture(Random(), (torch.ones(2, 3),))

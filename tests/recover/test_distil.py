@@ -201,7 +201,7 @@ def test_a_time_limit_plans_fewer_steps_and_the_checkpoint_keeps_the_plan(
 ) -> None:
     monkeypatch.setattr(room, "CHECKPOINT_INTERVAL_S", 0.0)
     path = tmp_path / "distil.pt"
-    limits = {"minutes": 0.5 / 60, "checkpoint": path}
+    limits = {"minutes": 2.0 / 60, "checkpoint": path}
     with pytest.raises(KeyboardInterrupt):
         some = interrupted(token_batches(), room.HELD_OUT_BATCHES + 5)
         run(slim, dense, 1_000_000, batches=some, **limits)

@@ -94,7 +94,6 @@ def sample(layers: int = 6) -> Report:
         ),
         reproduce=Reproduce(
             "edgeprune build --profile host --task minilm-20news --budget latency=60%",
-            0,
             "9f2c41d0a7b3",
             "model.pte",
             "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

@@ -70,3 +70,13 @@ def test_masking_a_sublayer_equals_masking_all_that_it_adds() -> None:
     given_ = inputs("fused", seed=1)
     assert relative_error(shut(*given_), quiet(*given_)) <= 1e-6
     assert torch.equal(weights["layers.1.down.weight"], saved["layers.1.down.weight"])
+
+
+def test_masking_a_layer_equals_masking_its_sublayers() -> None:
+    found = sites("fused")
+    layer = found.residuals[-1].layer
+    assert layer is not None
+    parts = {r.name: () for r in found.residuals if r.layer == layer}
+    one, other = (masked(found, Plan(found.program.fingerprint, k)) for k in ({layer: ()}, parts))
+    given_ = inputs("fused", seed=1)
+    assert len(parts) == 2 and torch.equal(one(*given_), other(*given_))

@@ -12,7 +12,7 @@ from edgeprune.program import Program, capture
 from edgeprune.program.graph import ancestors, evaluate
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery import masked
-from edgeprune.surgery.pieces import chain, closing_norms, token_dim
+from edgeprune.surgery.pieces import chain, token_dim
 from edgeprune.tasks.digits_vit import VisionTransformer
 
 LLAMA = LlamaConfig(
@@ -106,6 +106,6 @@ def test_a_piece_can_have_any_number_of_tokens(sites: Sites, tokens: int) -> Non
 
 def test_a_removed_piece_without_closing_norms_hands_the_stream_on(sites: Sites) -> None:
     residual = sites.residuals[0]
-    assert not closing_norms(residual)
+    assert not residual.closing_norms
     found = chain(sites, [residual], {}, 5, removed=True)
     assert torch.equal(found.module(*found.inputs), found.inputs[0])

@@ -58,6 +58,16 @@ def test_two_files_make_a_task_that_can_be_captured(saved: Path, tmp_path: Path)
     assert program.parameters == 60
 
 
+def test_a_saved_program_keeps_its_names_and_its_licence(tmp_path: Path) -> None:
+    inputs = (torch.zeros(2, 5, dtype=torch.long), torch.rand(2, 5))
+    names = {"input_names": ("words", "shares"), "output_names": ("mean",)}
+    program = capture(Weighed(), inputs, **names, meta={"licence": "MIT"})
+    renamed = dict(zip(("words", "shares"), arrays().values(), strict=True))
+    task = ModelFileTask(program.save(tmp_path / "m.pt2"), written(tmp_path, renamed))
+    assert (task.input_names, task.output_names) == (("words", "shares"), ("mean",))
+    assert (task.licence, task.preprocessing) == ("MIT", "not stated")
+
+
 def test_the_score_is_the_cosine_to_the_original(saved: Path, tmp_path: Path) -> None:
     task = ModelFileTask(saved, written(tmp_path, arrays()))
     model = task.model()
