@@ -347,7 +347,11 @@ def dense_stage(
 
 def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchResult:
     """The plan, written to ``plan.json`` with its certificate."""
-    key = (search.damage.to_json(), search.table.hash, asdict(search.bounds), search.solver)
+    open_ = [
+        (c.residual.name, [o.units for o in c.options], c.stream is not None)
+        for c in search.choices
+    ]
+    key = (search.damage.to_json(), search.table.hash, asdict(search.bounds), search.solver, open_)
     found = stages.keep(
         stages.path("search", *key, search.precision, suffix=".json"),
         search.run,

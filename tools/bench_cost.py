@@ -24,11 +24,13 @@ from _bench import claim, emit
 
 from edgeprune import console
 from edgeprune.cost import CostTable, measure_costs, random_plan
-from edgeprune.cost.samples import fastest_ms
+from edgeprune.cost.samples import fastest_ms, measure_calmly
 from edgeprune.devices import Device, Measurement, Workload, connect
+from edgeprune.formulate import token_levels
 from edgeprune.lower import lower_graph
 from edgeprune.lower.artifact import Precision
 from edgeprune.plan import Plan
+from edgeprune.profile import load_profile
 from edgeprune.program.capture import capture
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery import apply
@@ -81,7 +83,7 @@ def measured(
         for start in range(0, len(order), BATCH):
             numbers = order[start : start + BATCH]
             loads = [workload(str(number), plans[number]) for number in numbers]
-            timed = device.measure([dense, *loads], ROUNDS)
+            timed = measure_calmly(device, [dense, *loads], ROUNDS)
             for number, load in zip(numbers, loads, strict=True):
                 peak = device.measure([load], 1, memory=True)[load.name].peak_memory_mb
                 found[number] = (replace(timed[load.name], peak_memory_mb=peak), timed["dense"])
@@ -150,8 +152,9 @@ def main() -> None:
     console.configure(as_json=arguments.json)
     task = load_task(arguments.task)
     sites = find_sites(capture(task.model(), task.example_inputs()))
+    levels = token_levels(sites, load_profile("host").multiples)  # the table that a build makes
     with connect("local") as device:
-        table = measure_costs(sites, device, arguments.precision)
+        table = measure_costs(sites, device, arguments.precision, tokens=levels)
         plans = spread_plans(sites, table, 12 if arguments.quick else 52)
         results = measured(sites, plans, device, arguments.precision)
     rows = rows_of(sites, table, plans, results)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Before NumPy loads: the claim is about one core.
@@ -29,6 +30,7 @@ LAYERS = 48
 TOKENS = 128
 HEADS = 16
 NEURON_GROUPS = 32
+REPEATS = 3
 
 # Share of the dense model's latency, peak memory and size.
 Budget = tuple[float, float | None, float | None]
@@ -122,8 +124,9 @@ def deep_rows(seeds: int) -> list[dict[str, Any]]:
     rows = []
     for seed, budget in _tracked(seeds, BUDGETS):
         problem = transformer(seed, LAYERS, HEADS, NEURON_GROUPS, levels=8)
-        solution = solve(problem, bounds_of(dense_plan(problem), *budget))
-        rows.append(_row(f"{LAYERS} layers", seed, budget, solution, None))
+        bounds = bounds_of(dense_plan(problem), *budget)
+        solutions = [solve(problem, bounds) for _ in range(REPEATS)]
+        rows.append(_row(f"{LAYERS} layers", seed, budget, solutions, None))
     return rows
 
 
@@ -135,7 +138,7 @@ def small_rows(seeds: int) -> list[dict[str, Any]]:
         bounds = bounds_of(dense_plan(problem), *budget)
         best = min(point.damage for point in every_plan(problem) if bounds.allow(point))
         solution = solve(problem, bounds)
-        rows.append(_row("2 layers", seed, budget, solution, best))
+        rows.append(_row("2 layers", seed, budget, [solution], best))
     return rows
 
 
@@ -156,13 +159,13 @@ def every_plan(problem: Problem) -> tuple[FrontPoint, ...]:
 
 
 def claims_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The worst of all rows."""
+    """The worst of all rows; of times, the worst median of ``REPEATS`` runs."""
     deep = [row for row in rows if row["model"] == f"{LAYERS} layers"]
     single = [row for row in deep if row["solver"] == "dp"]
     gaps = [max(row["gap_pct"], row.get("off_best_pct", 0.0)) for row in rows]
     return [
-        claim("seconds_48_layers", max(row["seconds"] for row in deep), "s", len(deep)),
-        claim("seconds_one_bound", max(row["seconds"] for row in single), "s", len(single)),
+        claim("seconds_48_layers", max(row["median_s"] for row in deep), "s", len(deep)),
+        claim("seconds_one_bound", max(row["median_s"] for row in single), "s", len(single)),
         claim("max_gap_pct", max(gaps), "%", len(gaps)),
         claim("max_gap_pct_one_bound", max(row["gap_pct"] for row in single), "%", len(single)),
     ]
@@ -186,8 +189,10 @@ def _tracked(seeds: int, budgets: tuple[Budget, ...]) -> Iterable[tuple[int, Bud
 
 
 def _row(
-    model: str, seed: int, budget: Budget, solution: Solution, best: float | None
+    model: str, seed: int, budget: Budget, solutions: Sequence[Solution], best: float | None
 ) -> dict[str, Any]:
+    solution = solutions[0]
+    seconds = [each.certificate.seconds for each in solutions]
     names = ("latency", "peak", "size")
     asked = [f"{name} {part:.0%}" for name, part in zip(names, budget, strict=True) if part]
     certificate = solution.certificate
@@ -196,7 +201,8 @@ def _row(
         "seed": seed,
         "budget": ", ".join(asked),
         "solver": certificate.solver,
-        "seconds": round(certificate.seconds, 4),
+        "min_s": round(min(seconds), 4),
+        "median_s": round(statistics.median(seconds), 4),
         "damage": solution.damage,
         "gap_pct": certificate.gap_pct,
         "binding": certificate.binding,

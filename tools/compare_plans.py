@@ -2,8 +2,8 @@
 
 Joint depth x width x length against each axis alone, a uniform keep ratio (units by magnitude),
 random plans, and the dense model on truncated input. Every plan is brought to the budget by
-measuring, in turns with the dense file. Scores are of the eager programs on the test split:
-as cut, after the least-squares refit, and after distillation with the same minutes for each.
+measuring, in turns with the dense file. Scores are of the lowered files on the test split: as
+cut, after the least-squares refit, and after distillation with the same minutes for each.
 Results are kept in a folder as they come, so that a stopped comparison goes on.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from edgeprune.build import (
     first_examples,
     recover_stage,
     score_stage,
+    solve_stage,
 )
 from edgeprune.cost import random_plan
 from edgeprune.devices import Device, Workload, connect
@@ -47,13 +49,14 @@ from edgeprune.search import Search
 from edgeprune.sites import find_sites
 from edgeprune.stages import Stages
 from edgeprune.surgery import apply
-from edgeprune.task import Batch, Predict, Task, cosines, load_task, predict_all
+from edgeprune.task import Batch, Task, cosines, load_task, predict_all
 from edgeprune.tasks.minilm_20news import truncated
 
 ROUNDS = 40
 # A plan counts as being of the budget's latency within this much of it.
 NEAR = 0.02
 TRIES = 8
+STATES = ("cut", "refitted", "distilled")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Bench:
     settings: Settings
     calibration: tuple[Batch, ...]
     split: str
+    goal: float
 
     @property
     def device(self) -> Device:
@@ -73,41 +77,47 @@ class Bench:
         assert self.search.device is not None
         return self.search.device
 
-    def share(self, name: str, program: Program) -> float:
-        """Measured median latency over the dense file's, in turns."""
+    def lowered(self, name: str, program: Program) -> Path:
+        """The program as a file for the device."""
         path = self.stages.folder / f"{name}.pte"
         lower(program, path, self.search.precision)
+        return path
+
+    def share(self, path: Path, example: Batch) -> float:
+        """Measured median latency of a file over the dense one's, in turns."""
         assert self.search.dense is not None
-        loads = [
-            Workload("dense", self.search.dense, example_of(self.search.sites.program)),
-            Workload("plan", path, example_of(program)),
-        ]
-        found = self.device.measure(loads, rounds=ROUNDS)
+        dense = Workload("dense", self.search.dense, example_of(self.search.sites.program))
+        found = self.device.measure([dense, Workload("plan", path, example)], rounds=ROUNDS)
         return float(np.median(np.divide(found["plan"].samples_ms, found["dense"].samples_ms)))
 
-    def scored(self, predict: Predict) -> float:
-        """The score of a model on the split, as a mean."""
-        read = self.task.evaluate if self.split == "test" else self.task.validate
-        with torch.inference_mode():
-            score = read(predict)
-        assert score is not None
-        return float(np.mean(score))
+    def quality(self, path: Path, tokens: int | None = None) -> dict[str, float]:
+        """A file's score on the split, and its mean cosine to the dense program's outputs.
 
-    def cosine(self, predict: Predict) -> float:
-        """Mean cosine to the dense outputs on the calibration batches."""
+        Args:
+            tokens: what inputs are truncated to, as the file expects it; None: not at all.
+        """
         inputs = tuple(torch.cat(column) for column in zip(*self.calibration, strict=True))
         dense = predict_all(lambda batch: self.search.sites.program(*batch), inputs)
-        return float(cosines(predict_all(predict, inputs), dense).mean())
+        read = self.task.evaluate if self.split == "test" else self.task.validate
+        with self.device.predictor(path) as run:
+
+            def predict(batch: Batch) -> Any:
+                return run(truncated(batch, tokens) if tokens else batch)
+
+            score = read(predict)
+            assert score is not None
+            near = cosines(predict_all(predict, inputs), dense)
+        return {"score": float(np.mean(score)), "cosine": float(near.mean())}
 
 
-def joint(bench: Bench, axes: tuple[str, ...], goal: float) -> Plan:
-    """The search's choice with only some axes open."""
+def chosen(bench: Bench, axes: tuple[str, ...]) -> Plan:
+    """The search's choice with all or only some axes open."""
     multiples = load_profile(bench.settings.profile).multiples
-    found = replace(bench.search, choices=choices_of(bench.search.sites, multiples, axes)).run()
-    return found.plan
+    choices = choices_of(bench.search.sites, multiples, axes)
+    return solve_stage(bench.stages, replace(bench.search, choices=choices), bench.settings).plan
 
 
-def uniform(bench: Bench, goal: float) -> Plan:
+def uniform(bench: Bench) -> Plan:
     """The same keep ratio in every width site, units by magnitude, brought to the latency."""
     sites = bench.search.sites
     orders = rank_units(Evidence(sites, bench.search.calibration), "l1")
@@ -119,139 +129,117 @@ def uniform(bench: Bench, goal: float) -> Plan:
         }
         return Plan(sites.program.fingerprint, kept)
 
-    return brought_to(bench, "uniform", plan, goal)
+    return brought_to(bench, "uniform", plan)
 
 
-def random(bench: Bench, seed: int, goal: float) -> Plan:
+def random(bench: Bench, seed: int) -> Plan:
     """A random plan over all axes, brought to the latency by its share of everything."""
     sites = bench.search.sites
 
     def plan(share: float) -> Plan:
         return random_plan(sites, np.random.default_rng([seed, 7]), share)
 
-    return brought_to(bench, f"random-{seed}", plan, goal)
+    return brought_to(bench, f"random-{seed}", plan)
 
 
-def brought_to(bench: Bench, name: str, plan: Callable[[float], Plan], goal: float) -> Plan:
+def brought_to(bench: Bench, name: str, plan: Callable[[float], Plan]) -> Plan:
     """The plan of a one-parameter family nearest to the latency share, by bisection."""
+    sites = bench.search.sites
     low, high = 0.02, 1.0
     best: tuple[float, Plan] | None = None
     for _ in range(TRIES):
         middle = (low + high) / 2
         tried = plan(middle)
-        share = bench.share(name, apply(bench.search.sites.program, tried, bench.search.sites))
-        if best is None or abs(share - goal) < abs(best[0] - goal):
+        program = apply(sites.program, tried, sites)
+        share = bench.share(bench.lowered(name, program), example_of(program))
+        if best is None or abs(share - bench.goal) < abs(best[0] - bench.goal):
             best = (share, tried)
-        if abs(share - goal) <= NEAR * goal:
+        if abs(share - bench.goal) <= NEAR * bench.goal:
             break
-        low, high = (low, middle) if share > goal else (middle, high)
+        low, high = (low, middle) if share > bench.goal else (middle, high)
     assert best is not None
     return best[1]
 
 
 def row(bench: Bench, name: str, plan: Plan) -> dict[str, Any]:
     """One plan: its measured latency, and its score as cut, refitted and distilled."""
-    sites = bench.search.sites
-    cut = apply(sites.program, plan, sites)
-    refitted, _ = recover_stage(
-        bench.stages,
-        sites,
-        plan,
-        bench.task,
-        bench.calibration,
-        replace(bench.settings, recover_minutes=0.0),
-    )
-    result = {
-        "plan": name,
-        "latency_ratio": bench.share(name, cut),
-        "cut": bench.scored(lambda batch: cut(*batch)),
-        "refitted": bench.scored(lambda batch: refitted(*batch)),
-        "cosine_refitted": bench.cosine(lambda batch: refitted(*batch)),
-    }
-    if bench.settings.recover_minutes:
-        slim, _ = recover_stage(
-            bench.stages, sites, plan, bench.task, bench.calibration, bench.settings
-        )
-        result["distilled"] = bench.scored(lambda batch: slim(*batch))
-        result["cosine_distilled"] = bench.cosine(lambda batch: slim(*batch))
+    sites, settings = bench.search.sites, bench.settings
+    result: dict[str, Any] = {"plan": name}
+    minutes = {"refitted": 0.0, "distilled": settings.recover_minutes}
+    for state in STATES[: 3 if settings.recover_minutes else 2]:
+        if state == "cut":
+            program = apply(sites.program, plan, sites)
+        else:
+            told = replace(settings, recover_minutes=minutes[state])
+            program, _ = recover_stage(
+                bench.stages, sites, plan, bench.task, bench.calibration, told
+            )
+        path = bench.lowered(f"{name}-{state}", program)
+        if state == "cut":
+            result["latency_ratio"] = bench.share(path, example_of(program))
+        found = bench.quality(path)
+        result |= {state: found["score"], f"cosine_{state}": found["cosine"]}
     return result
 
 
-def truncation(bench: Bench, goal: float) -> dict[str, Any]:
+def truncation(bench: Bench) -> dict[str, Any]:
     """The dense model on as many tokens as fit into the latency."""
-    full = bench.search.sites.program.example_inputs[0].shape[1]
-    low, high = 1, full
-    best = (0.0, 1)
+    low, high = 1, bench.search.sites.program.example_inputs[0].shape[1]
+    best: dict[str, Any] = {}
     while high - low > 1:
         tokens = (low + high) // 2
-        examples = truncated(bench.task.example_inputs(), tokens)
-        share = bench.share("truncated", capture(bench.task.model(), examples))
-        if share <= goal:
-            low, best = tokens, (share, tokens)
+        program = capture(bench.task.model(), truncated(bench.task.example_inputs(), tokens))
+        path = bench.lowered(f"truncated-{tokens}", program)
+        share = bench.share(path, example_of(program))
+        if share <= bench.goal:
+            low, best = tokens, {"path": path, "tokens": tokens, "share": share}
         else:
             high = tokens
-    share, tokens = best
-    program = bench.search.sites.program
-
-    def predict(batch: Batch) -> Any:
-        ids, mask = truncated(batch, tokens)
-        padded = (torch.nn.functional.pad(each, (0, full - tokens)) for each in (ids, mask))
-        return program(*padded)
-
-    score = bench.scored(predict)
+    found = bench.quality(best["path"], best["tokens"])
     return {
-        "plan": f"dense on {tokens} tokens",
-        "latency_ratio": share,
-        "cut": score,
-        "refitted": score,
-        "distilled": score,
-        "cosine_refitted": bench.cosine(predict),
+        "plan": f"dense on {best['tokens']} tokens",
+        "latency_ratio": best["share"],
+        **dict.fromkeys(STATES, found["score"]),
+        **{f"cosine_{state}": found["cosine"] for state in STATES},
     }
 
 
-def rows(bench: Bench, goal: float, seeds: int) -> Iterator[dict[str, Any]]:
+def dense_row(bench: Bench) -> dict[str, Any]:
+    """The dense file itself."""
+    assert bench.search.dense is not None
+    found = bench.quality(bench.search.dense)
+    scores = dict.fromkeys(STATES, found["score"])
+    return {"plan": "dense", "latency_ratio": 1.0, **scores, "cosine_cut": found["cosine"]}
+
+
+def rows(bench: Bench, seeds: int) -> Iterator[dict[str, Any]]:
     """All rows, each kept in the folder once it is there."""
     plans: dict[str, Callable[[], Plan]] = {
-        "joint": lambda: joint(bench, AXES, goal),
-        "width only": lambda: joint(bench, ("width",), goal),
-        "depth only": lambda: joint(bench, ("depth",), goal),
-        "length only": lambda: joint(bench, ("length",), goal),
-        "uniform": lambda: uniform(bench, goal),
+        "joint": partial(chosen, bench, AXES),
+        "uniform": partial(uniform, bench),
+        **{f"random {seed}": partial(random, bench, seed) for seed in range(seeds)},
+        **{f"{axis} only": partial(chosen, bench, (axis,)) for axis in AXES},
     }
-    for seed in range(seeds):
-        plans[f"random {seed}"] = lambda seed=seed: random(bench, seed, goal)  # type: ignore[misc]
-    makers: dict[str, Callable[[], dict[str, Any]]] = {
-        "dense": lambda: {"plan": "dense", "latency_ratio": 1.0} | _dense(bench),
-        **{name: lambda name=name: row(bench, name, plans[name]()) for name in plans},  # type: ignore[misc]
-    }
+    makers: dict[str, Callable[[], dict[str, Any]]] = {"dense": partial(dense_row, bench)}
     if bench.task.name == "minilm-20news":
-        makers["truncated"] = lambda: truncation(bench, goal)
-    key = (bench.search.damage.to_json(), goal, bench.split, bench.settings.recover_minutes)
+        makers["truncated"] = partial(truncation, bench)
+    makers |= {name: lambda name=name: row(bench, name, plans[name]()) for name in plans}  # type: ignore[misc]
+    key = (bench.search.damage.to_json(), bench.goal, bench.split, bench.settings.recover_minutes)
     for name, make in makers.items():
-        console.say(f"{name}:")
         with bench.stages.stage(name):
             yield bench.stages.keep(
-                bench.stages.path("row", name, *key, suffix=".json"),
+                bench.stages.path(f"row-{name.replace(' ', '-')}", *key, suffix=".json"),
                 make,
-                lambda found, path: files.write_json(path, "row", found),
-                lambda path: {
-                    k: v
-                    for k, v in files.read_json(path, "row").items()
-                    if k not in ("format", "version")
-                },
+                lambda found, path: files.write_json(path, "row", {"row": found}),
+                lambda path: files.read_json(path, "row")["row"],
             )
-
-
-def _dense(bench: Bench) -> dict[str, Any]:
-    score = bench.scored(lambda batch: bench.search.sites.program(*batch))
-    return {"cut": score, "refitted": score, "distilled": score, "cosine_refitted": 1.0}
 
 
 def claims(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The numbers that the comparison stands for."""
     by_name = {each["plan"]: each for each in found}
     random_rows = [each for name, each in by_name.items() if name.startswith("random")]
-    single = [by_name[name] for name in ("width only", "depth only", "length only")]
+    single_rows = [by_name[f"{axis} only"] for axis in AXES]
     cut_tokens = [each for name, each in by_name.items() if name.startswith("dense on")]
     after = "distilled" if "distilled" in by_name["joint"] else "refitted"
     result = [
@@ -261,7 +249,7 @@ def claims(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for column, suffix in ((after, ""), ("refitted", "_refitted"), ("cut", "_before")):
         result += [
             claim(f"joint_score{suffix}", by_name["joint"][column], "", 1),
-            claim(f"best_single_axis_score{suffix}", max(s[column] for s in single), "", 3),
+            claim(f"best_single_axis_score{suffix}", max(r[column] for r in single_rows), "", 3),
             claim(f"uniform_score{suffix}", by_name["uniform"][column], "", 1),
             claim(
                 f"random_score{suffix}",
@@ -301,8 +289,9 @@ def main() -> None:
     task = load_task(options.task)
     profile, budget = load_profile("host"), Budget.parse(options.budget)
     assert budget.latency is not None and budget.latency.relative
-    names = ("score", "cost", "dense", "joint", "width only", "depth only", "length only")
-    names += ("uniform", *(f"random {seed}" for seed in range(options.seeds)), "truncated")
+    seeds = tuple(f"random {seed}" for seed in range(options.seeds))
+    names = ("score", "cost", "dense", "truncated", "joint", "uniform", *seeds)
+    names += tuple(f"{axis} only" for axis in AXES)
     stages = Stages(options.keep, names)
     with connect("local") as device:
         program, calibration = capture_stage(task)
@@ -323,8 +312,9 @@ def main() -> None:
             folder=stages.folder,
         )
         split = "validation" if options.quick else "test"
-        bench = Bench(task, search, stages, settings, calibration, split)
-        found = list(rows(bench, budget.latency.value, options.seeds))
+        share = budget.latency.value
+        bench = Bench(task, search, stages, settings, calibration, split, share)
+        found = list(rows(bench, options.seeds))
     emit(
         f"{task.name}, {options.precision}, {budget}, {split} split",
         found,

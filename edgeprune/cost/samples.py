@@ -90,6 +90,26 @@ def fastest_ms(samples_ms: Sequence[float]) -> float:
     return float(np.sort(samples_ms)[:count].mean())
 
 
+def measure_calmly(
+    device: Device, loads: Sequence[Workload], rounds: int
+) -> dict[str, Measurement]:
+    """Timed in turns; again, a few times, while something else keeps the device busy."""
+    tries = []
+    for _ in range(TRIES):
+        found = device.measure(loads, rounds)
+        runs = [each.samples_ms for each in found.values()]
+        tries.append((max(float(np.median(each)) / fastest_ms(each) for each in runs), found))
+        if tries[-1][0] <= CALM:
+            return found
+    restless, found = min(tries, key=lambda each: each[0])
+    log.warning(
+        "costs: the device was busy in %d tries; a median was %.0f%% above its fastest runs. Stop "
+        "other work on it, and measure again.",
+        *(TRIES, 100 * (restless - 1)),
+    )
+    return found
+
+
 def samples_file(program: Program, device: Device, precision: Precision) -> Path:
     """Where samples are kept: by shapes (not weights), precision, device, versions and code."""
     state = device.state()
@@ -167,7 +187,7 @@ class _Session:
                 alive[point.name] = working_set_bytes(module, inputs)
             tell(point.name)
         distinct = {load.name: load for load in (self.dense, *loads.values())}
-        measured = self._timed(list(distinct.values()))
+        measured = measure_calmly(self.device, list(distinct.values()), ROUNDS)
         samples = {}
         for point in points:
             load = loads[point.name]
@@ -181,23 +201,6 @@ class _Session:
                 date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             )
         return samples
-
-    def _timed(self, loads: Sequence[Workload]) -> dict[str, Measurement]:
-        """Timed in turns; again, a few times, while something else keeps the device busy."""
-        tries = []
-        for _ in range(TRIES):
-            found = self.device.measure(loads, ROUNDS)
-            runs = found[DENSE].samples_ms
-            tries.append((float(np.median(runs)) / fastest_ms(runs), found))
-            if tries[-1][0] <= CALM:
-                return found
-        restless, found = min(tries, key=lambda each: each[0])
-        log.warning(
-            "costs: the device was busy in %d tries; the dense model's median was %.0f%% above its "
-            "fastest runs. Stop other work on it, and measure again.",
-            *(TRIES, 100 * (restless - 1)),
-        )
-        return found
 
     def _lowered(self, name: str, lowerable: Lowerable) -> Workload:
         module, inputs = lowerable

@@ -29,14 +29,11 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_INTERVAL_S = 30.0
 CHECKPOINT_VERSION = 1
+HELD_OUT_BATCHES = 8
 REHEARSED_STEPS = 4
-HELD_OUT_BATCHES = 2 * REHEARSED_STEPS
 WARM_UP_FRACTION = 0.05
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
-
-HALF_WINS = 0.8
-"""bfloat16 is taken where a step takes less than this share of one in float32."""
 
 TIME_MARGIN = 0.95
 """Of the time given: checkpoints and the last comparison need some of it too."""
@@ -100,8 +97,7 @@ def distil(
             an interrupted one had drawn, without training on it.
         steps: how many optimiser steps, at least 1.
         minutes: a bound on the time: fewer steps are planned where a rehearsal says that not all
-            of them fit, and matrix products run in bfloat16 where it says that this is clearly
-            faster. The plan is kept in the checkpoint, not revised on the way.
+            of them fit. The plan is kept in the checkpoint, not revised on the way.
         learning_rate: the peak, after a linear warm-up of 5% and before a cosine decay to 0.
         seed: of torch's random numbers in the training loop.
         checkpoint: file to write every 30 s and at the end, and to resume from: the resumed run
@@ -128,8 +124,7 @@ def distil(
             trainer.total = steps
             if minutes is not None:
                 left_s = minutes * 60 - (time.monotonic() - started)
-                fitting, trainer.half = _rehearsed(left_s, slim, teacher, held_out)
-                trainer.total = min(steps, fitting)
+                trainer.total = min(steps, _steps_that_fit(left_s, slim, teacher, held_out))
         _train(trainer, _training_batches(stream, held_out), checkpoint, key)
     trained = trainer.finished(slim)
     loss_after = teacher.held_out_loss(trained)
@@ -207,7 +202,7 @@ class _Teacher:
     def loss(self, outputs: Any, targets: Batch) -> Tensor:
         """The distance that training minimises, one number."""
         triples = zip(as_tuple(outputs), targets, self._scales, strict=True)
-        losses = [_distance(g.to(w), w, scale) for g, w, scale in triples if w.is_floating_point()]
+        losses = [_distance(g, w, scale) for g, w, scale in triples if w.is_floating_point()]
         return torch.stack(losses).sum()
 
     def held_out_loss(self, program: Program) -> float:
@@ -223,7 +218,6 @@ class _Trainer:
     def __init__(self, slim: Program, teacher: _Teacher, learning_rate: float) -> None:
         self.module = copy.deepcopy(slim.module)
         self.total = 0
-        self.half = False
         self.step = 0
         self.seconds = 0.0
         self.curve: list[tuple[int, float]] = []
@@ -249,9 +243,7 @@ class _Trainer:
         """One optimiser step on ``batch``; returns its loss."""
         started = time.monotonic()
         targets = self._teacher.targets(batch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            outputs = self.module(*batch)
-        loss = self._teacher.loss(outputs, targets)
+        loss = self._teacher.loss(self.module(*batch), targets)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
@@ -281,7 +273,6 @@ class _Trainer:
             "version": CHECKPOINT_VERSION,
             "key": key,
             "total": self.total,
-            "half": self.half,
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
@@ -297,7 +288,7 @@ class _Trainer:
         state = _read_checkpoint(path, key)
         if state is None:
             return False
-        self.total, self.half, self.step = state["total"], state["half"], state["step"]
+        self.total, self.step = state["total"], state["step"]
         self.seconds, self.curve = state["seconds"], [(s, loss) for s, loss in state["curve"]]
         with torch.no_grad():
             for parameter, saved in zip(self._parameters, state["weights"], strict=True):
@@ -331,29 +322,20 @@ def _train(trainer: _Trainer, stream: Iterator[Batch], path: Path | None, key: s
                 saved_at = time.monotonic()
 
 
-def _rehearsed(
+def _steps_that_fit(
     seconds: float, slim: Program, teacher: _Teacher, held_out: Sequence[Batch]
-) -> tuple[int, bool]:
-    """How many steps fit, and whether in half precision; by rehearsals on copies."""
-    started = time.monotonic()
-    # Each on batches of its own: the dense answers to the first ones are remembered.
-    full_s = _step_seconds(slim, teacher, held_out[:REHEARSED_STEPS], half=False)
-    half_s = _step_seconds(slim, teacher, held_out[REHEARSED_STEPS:], half=True)
-    half = half_s < HALF_WINS * full_s
-    left_s = seconds - (time.monotonic() - started)
-    return max(1, int(left_s * TIME_MARGIN / (half_s if half else full_s))), half
-
-
-def _step_seconds(slim: Program, teacher: _Teacher, batches: Sequence[Batch], half: bool) -> float:
-    """The median step; every one pays for its dense forward."""
+) -> int:
+    """How many steps fit, by a rehearsal on a copy, if every one pays for its dense forward."""
     rehearsal = _Trainer(slim, teacher, learning_rate=0.0)
-    rehearsal.total, rehearsal.half = len(batches), half
+    rehearsal.total = REHEARSED_STEPS
+    started = time.monotonic()
     step_s = []
-    for batch in batches:
+    for batch in held_out[:REHEARSED_STEPS]:
         begun = time.monotonic()
         rehearsal.train(batch)
         step_s.append(time.monotonic() - begun)
-    return statistics.median(step_s[1:])
+    left_s = seconds - (time.monotonic() - started)
+    return max(1, int(left_s * TIME_MARGIN / statistics.median(step_s[1:])))
 
 
 def _schedule(step: int, total: int) -> float:

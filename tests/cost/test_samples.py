@@ -13,13 +13,16 @@ from edgeprune.cost.samples import (
     Lowerable,
     Point,
     fastest_ms,
+    measure_calmly,
     read_samples,
     samples_file,
     take_samples,
 )
-from edgeprune.devices import connect
+from edgeprune.devices import DeviceState, Measurement, connect
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery.pieces import chain
+
+STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +93,26 @@ def test_an_unreadable_file_of_samples_counts_as_none(tmp_path: Path) -> None:
 def test_other_load_does_not_count() -> None:
     quiet = [1.0, 1.01, 1.02, 1.0, 1.01] * 4
     assert fastest_ms(quiet) == fastest_ms(quiet + [5.0] * 4)
+
+
+class Restless:
+    """Gives each measurement of the script in turn: runs in ms of its only file."""
+
+    def __init__(self, *script: tuple[float, ...]) -> None:
+        self.script = list(script)
+
+    def measure(self, workloads: object, rounds: int) -> dict[str, Measurement]:
+        runs = self.script.pop(0)
+        return {"x": Measurement("x", runs, 1.0, 1.0, None, 1.0, STATE)}
+
+
+QUIET, BUSY, BUSIER = (1.0,) * 20, (1.0,) * 5 + (1.3,) * 15, (1.0,) * 5 + (2.0,) * 15
+
+
+def test_a_busy_device_is_measured_again(caplog: pytest.LogCaptureFixture) -> None:
+    device = Restless(BUSY, QUIET, BUSY)
+    assert measure_calmly(device, [], 20)["x"].samples_ms == QUIET  # type: ignore[arg-type]
+    assert len(device.script) == 1 and not caplog.records
+    device = Restless(BUSIER, BUSY, BUSIER)
+    assert measure_calmly(device, [], 20)["x"].samples_ms == BUSY  # type: ignore[arg-type]
+    assert "busy in 3 tries; a median was 30% above" in caplog.text
