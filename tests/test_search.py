@@ -10,17 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from models import TOKENS, inputs, model, program, sites
+from models import inputs, model, program
+from searches import estimated_search
 from torch import nn
 
-from edgeprune.budget import AbsoluteBudget
-from edgeprune.cost import estimate_costs
 from edgeprune.devices import DeviceState, Measurement, Workload
 from edgeprune.errors import InfeasibleError
-from edgeprune.formulate import choices_of, formulate, token_levels
-from edgeprune.importance import Damage, Evidence
+from edgeprune.formulate import formulate
+from edgeprune.importance import Evidence
 from edgeprune.plan import check_plan
-from edgeprune.profile import Multiples, load_profile
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import refit
 from edgeprune.search import MARGIN, Search, SearchResult
@@ -81,27 +79,7 @@ class ScriptedDevice:
 
 @pytest.fixture(scope="module")
 def search() -> Search:
-    """Without a device, at half the estimated latency."""
-    found = sites("bert")
-    multiples = Multiples(heads=1, ffn=8, tokens=1)
-    table = estimate_costs(found, load_profile("pixel8"), "fp32")
-    widths = [site for site in found.cuttable if site.kind == "width"]
-    damage = Damage(
-        orders={site.name: tuple(range(site.units)) for site in widths},
-        width={site.name: {site.units: 0.0, 1: 0.4} for site in widths},
-        removed={residual.name: 0.7 for residual in found.residuals},
-        tokens={stream.name: {TOKENS: 0.0, 1: 0.9} for stream in found.streams},
-    )
-    return Search(
-        *(found, choices_of(found, multiples), token_levels(found, multiples), damage, table),
-        bounds=AbsoluteBudget(table.dense_ms / 2, None, None, None, 50),
-        task=Unscored(),
-        calibration=[inputs("bert", 16, 1)],
-        precision="fp32",
-        device=None,
-        dense=None,
-        folder=Path(),
-    )
+    return estimated_search(Unscored(), "fp32")
 
 
 def bound_of(search: Search) -> float:
@@ -200,7 +178,7 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
 
 @pytest.mark.usefixtures("one_candidate")
 def test_a_share_is_judged_by_the_dense_model_beside_it(search: Search, tmp_path: Path) -> None:
-    closed, device = with_device(search, tmp_path, 1.1, 1.1)
+    closed, device = with_device(search, tmp_path, 1.1, 0.9)
     shared = replace(closed, bounds=replace(search.bounds, latency_share=0.5))
     device.dense_ms = 2.3 * bound_of(search)  # a slow moment: 1.1 is still less than half
     (only,) = shared.run().rounds

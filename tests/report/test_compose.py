@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from models import TOKENS, inputs, sites
+from searches import estimated_search
 
-from edgeprune.budget import AbsoluteBudget, Budget
-from edgeprune.cost import estimate_costs
+from edgeprune.budget import Budget
 from edgeprune.devices import DeviceState, Measurement, OperatorTime
-from edgeprune.formulate import choices_of, formulate, plan_of, token_levels
-from edgeprune.importance import Damage
+from edgeprune.formulate import formulate, plan_of
 from edgeprune.lower import Artifact
 from edgeprune.lower.delegation import DelegationRow
-from edgeprune.profile import Multiples, load_profile
+from edgeprune.profile import load_profile
 from edgeprune.report import Report, compose
 from edgeprune.report.compose import damage_of
 from edgeprune.search import Candidate, Round, Search, SearchResult
@@ -31,27 +29,7 @@ STATE = DeviceState("ssh:anna@phone", "a CPU", None, None, None, None, None, Non
 
 @pytest.fixture(scope="module")
 def search() -> Search:
-    """The question at half the estimated latency, with made-up damages."""
-    found = sites("bert")
-    multiples = Multiples(heads=1, ffn=8, tokens=1)
-    table = estimate_costs(found, load_profile("pixel8"), "int8")
-    widths = [site for site in found.cuttable if site.kind == "width"]
-    damage = Damage(
-        orders={site.name: tuple(range(site.units)) for site in widths},
-        width={site.name: {site.units: 0.0, 1: 0.4} for site in widths},
-        removed={residual.name: 0.7 for residual in found.residuals},
-        tokens={stream.name: {TOKENS: 0.0, 1: 0.9} for stream in found.streams},
-    )
-    return Search(
-        *(found, choices_of(found, multiples), token_levels(found, multiples), damage, table),
-        bounds=AbsoluteBudget(table.dense_ms / 2, None, None, None, 50),
-        task=DigitsVit(),
-        calibration=[inputs("bert", 4, 1)],
-        precision="int8",
-        device=None,
-        dense=None,
-        folder=Path(),
-    )
+    return estimated_search(DigitsVit(), "int8")
 
 
 @pytest.fixture(scope="module")
