@@ -17,7 +17,6 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgeprune.budget import Budget as Budget
     from edgeprune.build import BuildResult as BuildResult
-    from edgeprune.build import Settings as Settings
     from edgeprune.build import build as build
     from edgeprune.cost import CostTable as CostTable
     from edgeprune.cost import estimate_costs as estimate_costs
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from edgeprune.program import capture as capture
     from edgeprune.recover.distil import distil as distil
     from edgeprune.recover.refit import refit as refit
+    from edgeprune.settings import Settings as Settings
     from edgeprune.sites import Site as Site
     from edgeprune.sites import Sites as Sites
     from edgeprune.sites import find_sites as find_sites
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "budget": ("Budget",),
-    "build": ("BuildResult", "Settings", "build"),
+    "build": ("BuildResult", "build"),
     "cost": ("CostTable", "estimate_costs", "measure_costs"),
     "devices": ("Workload", "connect"),
     "errors": ("EdgepruneError", "InfeasibleError", "InputError"),
@@ -62,6 +62,7 @@ _ROOMS = {
     "profile": ("Profile", "list_profiles", "load_profile"),
     "program": ("Program", "capture"),
     "recover": ("distil", "refit"),
+    "settings": ("Settings",),
     "sites": ("Site", "Sites", "find_sites"),
     "solve": ("Bounds", "Problem", "Solution", "solve"),
     "surgery": ("apply",),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from edgeprune import console
 from edgeprune.cache import cache_dir
 from edgeprune.tasks.digits_vit import DigitsVit
 
@@ -18,6 +19,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("EDGEPRUNE_CACHE", str(config.rootpath / ".pytest_cache" / "edgeprune"))
     # Started in the background by a shell, tests ignore Ctrl-C, and so would all they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _plain_console() -> None:
+    """No test hears the --quiet or --json of the one before it."""
+    console.configure()
 
 
 @pytest.fixture(scope="session")

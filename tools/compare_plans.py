@@ -25,18 +25,6 @@ from _bench import claim, emit
 
 from edgeprune import console, files
 from edgeprune.budget import Budget
-from edgeprune.build import (
-    SCORED_EXAMPLES,
-    Settings,
-    capture_stage,
-    cost_stage,
-    dense_stage,
-    example_of,
-    first_examples,
-    recover_stage,
-    score_stage,
-    solve_stage,
-)
 from edgeprune.cost import random_plan
 from edgeprune.devices import Device, Workload, connect
 from edgeprune.formulate import AXES, choices_of, token_levels
@@ -46,8 +34,20 @@ from edgeprune.plan import Plan
 from edgeprune.profile import load_profile
 from edgeprune.program import Program, capture
 from edgeprune.search import Search
+from edgeprune.settings import Settings
 from edgeprune.sites import find_sites
 from edgeprune.stages import Stages
+from edgeprune.steps import (
+    SCORED_EXAMPLES,
+    capture_stage,
+    cost_stage,
+    dense_stage,
+    example_of,
+    first_examples,
+    recover_stage,
+    score_stage,
+    solve_stage,
+)
 from edgeprune.surgery import apply
 from edgeprune.task import Batch, Task, cosines, load_task, predict_all
 from edgeprune.tasks.minilm_20news import truncated

@@ -15,7 +15,7 @@ from edgeprune.config import FILE_NAME, load_config
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
-    from edgeprune.build import Settings
+    from edgeprune.settings import Settings
     from edgeprune.task import Task
 
 RESOLVED = "resolved.toml"
@@ -166,9 +166,9 @@ def _task(asked: dict[str, Any]) -> Task:
 
 
 def _settings(asked: dict[str, Any]) -> Settings:
-    from edgeprune.build import Settings
     from edgeprune.devices import DRIVERS
     from edgeprune.importance import CRITERIA
+    from edgeprune.settings import Settings
     from edgeprune.solve.registry import SOLVERS
 
     kind = asked.get("device", "local").partition(":")[0]

@@ -24,9 +24,9 @@ def read_target(target: str) -> Program:
     Raises:
         InputError: there is none, or it cannot be read or captured.
     """
-    from edgeprune.build import capture_stage
     from edgeprune.program import Program
     from edgeprune.program.capture import from_exported, load_exported
+    from edgeprune.steps import capture_stage
     from edgeprune.task import load_task
 
     if not target.endswith(".pt2"):

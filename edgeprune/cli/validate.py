@@ -30,10 +30,10 @@ def validate(
 
     Reads the task's test split again.
     """
-    from edgeprune.build import capture_stage
     from edgeprune.devices import connect
     from edgeprune.lower import lower
     from edgeprune.program import Program
+    from edgeprune.steps import capture_stage
     from edgeprune.validate import Reference, Verdict, check_latency
     from edgeprune.validate import validate as check
 

@@ -36,9 +36,9 @@ TIGHTENED = 2e-6
 def solve_milp(problem: Problem, bounds: Bounds) -> Solution:
     """The least damaging plan within any of the bounds together.
 
-    Optimal, except: on problems of more than ``LARGE_PAIRS`` (option, level) pairs it stops when
-    the gap is proved to be at most ``GOOD_ENOUGH_PCT``, and everywhere after ``TIME_LIMIT_S`` in
-    HiGHS. The certificate has the gap that was left.
+    Optimal but in two cases: problems of more than ``LARGE_PAIRS`` (option, level) pairs stop once
+    the gap is proved to be at most ``GOOD_ENOUGH_PCT``, and HiGHS stops after ``TIME_LIMIT_S``.
+    The certificate has the gap that was left.
 
     Raises:
         InfeasibleError: no plan is within the bounds.

@@ -1,0 +1,43 @@
+"""What a build is told, once flags, file and defaults have been put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.importance import DEFAULT
+from edgeprune.lower.artifact import Precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a build is told; the same words as the flags and the keys of ``edgeprune.toml``.
+
+    Attributes:
+        budget: None takes the profile's.
+        precision: None takes the profile's.
+        device: "local", or None: the profile's device is not at hand.
+        threads: of the runtime on the device.
+        recover_minutes: of distillation; 0 leaves the least-squares refit alone.
+        recover_steps: of distillation, if that is fewer.
+    """
+
+    profile: str
+    budget: str | None = None
+    out: Path = Path("build")
+    precision: Precision | None = None
+    device: str | None = None
+    threads: int = 1
+    seed: int = 0
+    criterion: str = DEFAULT
+    solver: str = "auto"
+    recover_minutes: float = 12.0
+    recover_steps: int = 4000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+
+    @property
+    def measured_on(self) -> str | None:
+        """The device that measures; None where the profile's is not at hand."""
+        return self.device or ("local" if self.profile == "host" else None)

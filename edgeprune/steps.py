@@ -1,0 +1,367 @@
+"""The stages of a build, one function each; every result is kept in the build folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from edgeprune import console, files
+from edgeprune.budget import AbsoluteBudget, Budget
+from edgeprune.cost import CostTable, estimate_costs, measure_costs
+from edgeprune.devices import (
+    Device,
+    OperatorTime,
+    Workload,
+    connect,
+    read_measurement,
+    write_measurement,
+)
+from edgeprune.errors import InputError
+from edgeprune.formulate import Choices
+from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
+from edgeprune.lower import Artifact, lower, write_delegation
+from edgeprune.lower.artifact import Precision
+from edgeprune.lower.manifest import manifest, write_manifest
+from edgeprune.plan import Plan
+from edgeprune.profile import Profile, load_profile
+from edgeprune.program import Program, capture
+from edgeprune.recover import Distilled, distil, refit
+from edgeprune.search import Search, SearchResult
+from edgeprune.settings import Settings
+from edgeprune.sites import Sites, find_sites
+from edgeprune.stages import Stages
+from edgeprune.task import Batch, Task, check_task
+from edgeprune.validate import Predicted, Reference, Scored, Verdict, take_score, validate
+from edgeprune.validate.timing import MB_PER_MIB, check_latency
+
+# Damage is a ratio of sums over examples: 64 place it within a few percent, and every further
+# one costs a forward pass per measured cut.
+SCORED_EXAMPLES = 64
+MEASURED_WIDTHS = 8
+MEASURED_TOKENS = 6
+DENSE_ROUNDS = 50
+# Of 1e-4, 3e-4 and 1e-3 the best after 150 steps on MiniLM.
+LEARNING_RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A build up to its plan: all that the later stages read."""
+
+    profile: Profile
+    budget: Budget
+    calibration: tuple[Batch, ...]
+    search: Search
+    found: SearchResult
+    dense: Artifact
+
+
+def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
+    """The device, what is asked of it, and the number format."""
+    profile = load_profile(settings.profile)
+    budget = Budget.parse(settings.budget) if settings.budget else profile.budget
+    note = profile.lowering_note()
+    if note:
+        console.say(f"  {note}")
+    if profile.estimated:
+        console.say(f"  {profile.name}: speeds are not measured; every prediction is an estimate")
+    precision: Precision = settings.precision or profile.precision  # type: ignore[assignment]
+    console.say(f"  {profile.title}, {profile.runtime} + {profile.delegate}, {precision}, {budget}")
+    return profile, budget, precision
+
+
+def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
+    """The program and the calibration batches."""
+    check_task(task)
+    program = capture(
+        task.model(),
+        task.example_inputs(),
+        input_names=task.input_names,
+        output_names=task.output_names,
+        meta={"licence": task.licence, "preprocessing": task.preprocessing},
+    )
+    console.say(f"  {task.name}: {program.parameters / 1e6:.1f} M parameters ({task.licence})")
+    return program, tuple(task.calibration())
+
+
+def sites_stage(program: Program, out: Path) -> Sites:
+    """What can be cut, written to ``sites.json``."""
+    sites = find_sites(program)
+    sites.write(out / "sites.json")
+    if not sites.cuttable:
+        reasons = "; ".join(f"{s.name}: {s.why_not}" for s in sites.sites[:5]) or "no weights found"
+        raise InputError(f"nothing in this model can be cut. {reasons}. See sites.json.")
+    counts: dict[str, int] = {}
+    for site in sites.cuttable:
+        counts[site.axis] = counts.get(site.axis, 0) + 1
+    console.say("  " + ", ".join(f"{count} x {axis}" for axis, count in counts.items()))
+    return sites
+
+
+def score_stage(
+    stages: Stages,
+    sites: Sites,
+    choices: tuple[Choices, ...],
+    levels: tuple[int, ...],
+    calibration: tuple[Batch, ...],
+    settings: Settings,
+) -> Damage:
+    """Every unit ranked, and the damage of every site measured alone."""
+    batches = first_examples(calibration, SCORED_EXAMPLES)
+    widths = {
+        site.name: _spread([o.units for o in options if 0 < o.units < site.units], MEASURED_WIDTHS)
+        for site, options in ((choice.site, choice.options) for choice in choices)
+        if site
+    }
+    tokens = _spread(levels[1:], MEASURED_TOKENS)
+    key = (sites.program.fingerprint, batches_hash(batches), settings.criterion, widths, tokens)
+
+    def measure() -> Damage:
+        evidence = Evidence(sites, batches, settings.seed)
+        orders = rank_units(evidence, settings.criterion)
+        return measure_damage(evidence, orders, widths, tokens)
+
+    return stages.keep(
+        stages.path("damage", *key, settings.seed, suffix=".json"),
+        measure,
+        lambda damage, path: files.write_json(path, "damage", damage.to_json()),
+        lambda path: Damage.from_json(files.read_json(path, "damage")),
+    )
+
+
+def cost_stage(
+    sites: Sites,
+    profile: Profile,
+    precision: Precision,
+    device: Device | None,
+    levels: tuple[int, ...],
+    settings: Settings,
+) -> CostTable:
+    """What every piece costs on the device, written to ``table.json``."""
+    if device is None:
+        console.say("  no device at hand: costs are estimated from the profile")
+        table = estimate_costs(sites, profile, precision)
+    else:
+        table = measure_costs(sites, device, precision, tokens=levels, seed=settings.seed)
+    table.write(settings.out / "table.json")
+    return table
+
+
+def dense_stage(
+    stages: Stages,
+    sites: Sites,
+    table: CostTable,
+    precision: Precision,
+    device: Device | None,
+    budget: Budget,
+) -> tuple[Artifact, AbsoluteBudget]:
+    """The uncut model as a file, and the budget in numbers, given what that file costs."""
+    program = sites.program
+    path = stages.path("dense", program.fingerprint, precision, suffix=".pte")
+    artifact = lower(program, path, precision)
+    if device is None:
+        guess = table.predict(sites, Plan(program.fingerprint))
+        costs = (guess.latency_ms, guess.peak_memory_mb, guess.size_mb)
+        word = "estimated"
+    else:
+        workload = Workload("dense", path, example_of(program))
+        # Kept, because the budget in numbers follows from it: a resumed build asks the same.
+        found = stages.keep(
+            stages.path("dense", program.fingerprint, precision, table.hash, suffix=".json"),
+            lambda: device.measure([workload], rounds=DENSE_ROUNDS, memory=True)["dense"],
+            lambda measured, file: write_measurement(file, measured),
+            read_measurement,
+        )
+        costs = (found.p50_ms, found.peak_memory_mb or 0.0, found.file_size_mb)
+        word = "measured"
+    # A share of the latency is solved for in the table's own milliseconds.
+    bounds = budget.resolve(table.dense_ms, costs[1] * MB_PER_MIB, costs[2] * MB_PER_MIB)
+    console.say(
+        f"  dense, {word}: {costs[0]:.2f} ms, {costs[1] * MB_PER_MIB:.0f} MB of memory, "
+        f"{costs[2] * MB_PER_MIB:.1f} MB file"
+    )
+    return artifact, bounds
+
+
+def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchResult:
+    """The plan, written to ``plan.json`` with its certificate."""
+    open_ = [
+        (c.residual.name, [o.units for o in c.options], c.stream is not None)
+        for c in search.choices
+    ]
+    key = (search.damage.to_json(), search.table.hash, asdict(search.bounds), search.solver, open_)
+    found = stages.keep(
+        stages.path("search", *key, search.precision, suffix=".json"),
+        search.run,
+        lambda result, path: files.write_json(path, "search", result.to_json()),
+        lambda path: SearchResult.from_json(files.read_json(path, "search")),
+    )
+    chosen = found.chosen
+    found.plan.write(
+        settings.out / "plan.json",
+        predicted={"latency_ms": chosen.predicted_ms, "damage": chosen.damage},
+        certificate=asdict(chosen.certificate) | {"weights": dict(chosen.weights)},
+    )
+    word = "predicted" if chosen.measured_ms is None else "measured"
+    console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
+    return found
+
+
+def recover_stage(
+    stages: Stages,
+    sites: Sites,
+    plan: Plan,
+    task: Task,
+    calibration: tuple[Batch, ...],
+    settings: Settings,
+) -> tuple[Program, Distilled | None]:
+    """The cut program, refitted, and distilled when the task gives training batches."""
+    key = (plan.hash, sites.program.fingerprint, batches_hash(calibration))
+    refitted = stages.keep(
+        stages.path("refitted", *key, suffix=".pt2"),
+        lambda: refit(sites, plan, calibration),
+        lambda program, path: program.save(path),
+        Program.load,
+    )
+    batches = task.train_batches() if settings.recover_minutes else None
+    if batches is None:
+        console.say(
+            "  no distillation: "
+            + (
+                "the task gives no training batches"
+                if settings.recover_minutes
+                else "recover_minutes is 0"
+            )
+        )
+        distilled, program = None, refitted
+    else:
+        distilled = distil(
+            refitted,
+            sites.program,
+            batches,
+            steps=settings.recover_steps,
+            minutes=settings.recover_minutes,
+            learning_rate=LEARNING_RATE,
+            seed=settings.seed,
+            checkpoint=stages.path("distilled", *key, settings.recover_minutes, suffix=".ckpt"),
+        )
+        program = distilled.program
+        console.say(
+            f"  distilled {distilled.steps} steps: loss {distilled.loss_before:.3f} "
+            f"to {distilled.loss_after:.3f}"
+        )
+    program.save(settings.out / "slim.pt2")
+    return program, distilled
+
+
+def lower_stage(
+    recovered: Program,
+    plan: Plan,
+    profile: Profile,
+    precision: Precision,
+    settings: Settings,
+) -> Artifact:
+    """``model.pte`` with its delegation list and manifest."""
+    out = settings.out
+    artifact = lower(recovered, out / "model.pte", precision, profile.runtime)
+    delegation = write_delegation(out / "delegation.csv", artifact.delegation)
+    body = manifest(
+        artifact, plan.hash, profile.name, recovered.meta, [out / "plan.json", delegation]
+    )
+    write_manifest(out / "manifest.json", body)
+    share = artifact.delegated_nodes / max(1, len(artifact.delegation))
+    size = artifact.size_bytes / 1e6
+    console.say(f"  model.pte: {size:.1f} MB, {100 * share:.0f}% of operators delegated")
+    return artifact
+
+
+def validate_stage(
+    stages: Stages,
+    planned: Planned,
+    slim: Program,
+    artifact: Artifact,
+    settings: Settings,
+) -> Verdict:
+    """The verdict on the lowered file, written to ``verdict.json``.
+
+    A relative budget is judged against the dense file measured in turns with the pruned one.
+    """
+    search, found, dense = planned.search, planned.found, planned.dense
+    task, program, device = search.task, search.sites.program, search.device
+    path = stages.path("dense-score", program.fingerprint, task.name, suffix=".pt")
+    scored = stages.keep(
+        path,
+        lambda: take_score(task, lambda batch: program(*batch), "dense program"),
+        lambda result, out: files.write_torch(out, asdict(result)),
+        lambda out: Scored(**torch.load(out)),
+    )
+    cost = search.table.predict(search.sites, found.plan)
+    predicted = Predicted(
+        found.chosen.predicted_ms, cost.peak_memory_mb * MB_PER_MIB, estimated=device is None
+    )
+    timing = None
+    if device is not None:
+        timing = check_latency(artifact, device, dense, slim.example_inputs, memory=True)
+    with contextlib.ExitStack() as stack:
+        # The file can be checked here even where its speed cannot be measured.
+        runtime = device or stack.enter_context(connect("local"))
+        verdict = validate(
+            artifact,
+            device,
+            bounds=timing.resolve(planned.budget) if timing else search.bounds,
+            recovered=slim,
+            dense=Reference(program, dense, scored),
+            task=task,
+            timing=timing,
+            predicted=predicted,
+            runtime=runtime,
+        )
+    verdict.write(settings.out)
+    return verdict
+
+
+def operators_of(
+    device: Device | None, program: Program, artifacts: dict[str, Artifact]
+) -> dict[str, Sequence[OperatorTime]]:
+    if device is None:
+        return {}
+    example = example_of(program)
+    return {
+        name: device.profile(Workload(name, artifact.path, example))
+        for name, artifact in artifacts.items()
+    }
+
+
+def first_examples(batches: tuple[Batch, ...], count: int) -> tuple[Batch, ...]:
+    """The first batches that hold ``count`` examples; all of them if there are fewer."""
+    taken: list[Batch] = []
+    for batch in batches:
+        if sum(len(each[0]) for each in taken) >= count:
+            break
+        taken.append(batch)
+    return tuple(taken)
+
+
+def batches_hash(batches: tuple[Batch, ...]) -> str:
+    """Identifies calibration data without keeping it."""
+    parts = [
+        hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for b in batches for t in b
+    ]
+    return files.content_hash(parts)
+
+
+def example_of(program: Program) -> Batch:
+    """One example, as a lowered file takes it."""
+    return tuple(each[:1] for each in program.example_inputs)
+
+
+def _spread(levels: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of the levels, evenly, both ends among them."""
+    if len(levels) <= count:
+        return list(levels)
+    return [levels[round(i * (len(levels) - 1) / (count - 1))] for i in range(count)]
