@@ -158,6 +158,7 @@ def _planned(
             dense=dense.path,
             folder=stages.folder,
             solver=settings.solver,
+            trial_steps=settings.trial_steps,
         )
         found = solve_stage(stages, search, settings)
     return Planned(profile, budget, calibration, search, found, dense)

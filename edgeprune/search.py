@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from edgeprune.lower import lower
 from edgeprune.lower.artifact import Precision
 from edgeprune.plan import Plan
 from edgeprune.program.program import Program, as_tuple
-from edgeprune.recover.refit import refit
+from edgeprune.recover import distil, refit
 from edgeprune.sites import Sites
 from edgeprune.solve import Bounds, Certificate, FrontPoint, solve
 from edgeprune.surgery import apply
@@ -50,8 +50,8 @@ class Candidate:
         damage: predicted output movement, relative to the outputs' spread.
         weights: axis -> factor on its damage with which the plan was solved for.
         certificate: how good the plan is under those weights, proved.
-        score: after the least-squares refit: the task's validation score, or minus the measured
-            output movement where the task has none; None when it was over budget.
+        score: after the refit and the trial distillation: the task's validation score, or minus
+            the measured output movement where the task has none; None when it was over budget.
     """
 
     plan: Plan
@@ -86,14 +86,18 @@ class SearchResult:
         front: plans of rising latency and falling damage, with every axis' damage as measured.
     """
 
-    plan: Plan
     front: tuple[FrontPoint, ...]
     rounds: tuple[Round, ...]
 
     @property
     def chosen(self) -> Candidate:
         """The candidate that won."""
-        return next(c for c in self.rounds[-1].candidates if c.plan == self.plan)
+        return _best([c for each in self.rounds for c in each.candidates])
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the candidate that won."""
+        return self.chosen.plan
 
     def to_json(self) -> dict[str, Any]:
         """As stored in the build folder."""
@@ -101,11 +105,7 @@ class SearchResult:
             asdict(r) | {"candidates": [_candidate_json(c) for c in r.candidates]}
             for r in self.rounds
         ]
-        return {
-            "plan": self.plan.to_json(),
-            "front": [asdict(point) for point in self.front],
-            "rounds": rounds,
-        }
+        return {"front": [asdict(point) for point in self.front], "rounds": rounds}
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> SearchResult:
@@ -115,7 +115,7 @@ class SearchResult:
             for r in body["rounds"]
         )
         front = tuple(FrontPoint.from_json(point) for point in body["front"])
-        return cls(Plan.from_json(body["plan"]), front, rounds)
+        return cls(front, rounds)
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ class Search:
         device: measures candidates; None leaves them predicted.
         dense: the lowered dense model, interleaved as the yardstick.
         folder: where candidates are lowered to.
+        trial_steps: of distillation before a candidate is scored, if the task gives training
+            batches; which plan is best before it is not always best after.
     """
 
     sites: Sites
@@ -141,6 +143,7 @@ class Search:
     dense: Path | None
     folder: Path
     solver: str = "auto"
+    trial_steps: int = 0
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -148,45 +151,59 @@ class Search:
         return Evidence(self.sites, self.calibration)
 
     def run(self) -> SearchResult:
-        """Solve until a measured candidate meets the latency budget, at most ``ROUNDS`` times.
+        """Bring the solver's plans to the measured budget, then look around the best of them.
 
         Raises:
             InfeasibleError: no plan meets the bounds; says which bound and the least reachable.
         """
-        rounds: list[Round] = []
-        correction = 1.0
-        while True:
-            front, found = self._solve(correction, ({}, *_around({})))
-            dense_ms, found = self._measure(found)
-            bound = self.bounds.latency_beside(dense_ms)
-            last = len(rounds) + 1 == ROUNDS or any(_fits(c, bound) for c in found)
-            if last:
-                found = self._refined(found, bound, correction)
-            rounds.append(Round(correction, bound, dense_ms, tuple(found)))
-            if last:
-                return SearchResult(_best(found).plan, front, tuple(rounds))
-            off = statistics.median(c.measured_ms / c.predicted_ms for c in found if c.measured_ms)
-            if bound and self.bounds.latency_ms:  # what is only a slower moment is no error
-                off *= self.bounds.latency_ms / bound
-            correction *= off
-            console.say(
-                f"  measured {100 * (off - 1):+.1f}% against predicted, over "
-                f"budget: correcting the table by {correction:.3f} and solving again"
-            )
-
-    def _refined(
-        self, found: list[Candidate], bound_ms: float | None, correction: float
-    ) -> list[Candidate]:
-        """The candidates with scores, and more around the best one while that finds a better."""
-        found = self._scored(found, bound_ms)
+        front, rounds = self._within_budget()
         for _ in range(PASSES):
-            best, known = _best(found), {c.plan.hash for c in found}
-            _, more = self._solve(correction, _around(best.weights))
-            dense_ms, more = self._measure([c for c in more if c.plan.hash not in known])
-            found += self._scored(more, self.bounds.latency_beside(dense_ms))
-            if _best(found) is best:
+            best = SearchResult(front, tuple(rounds)).chosen
+            if best.score is None:
                 break
-        return found
+            _, more = self._round(rounds[-1].correction, _around(best.weights), _hashes(rounds))
+            rounds.append(more)
+            if _best([best, *more.candidates]) is best:
+                break
+        return SearchResult(front, tuple(each for each in rounds if each.candidates))
+
+    def _within_budget(self) -> tuple[tuple[FrontPoint, ...], list[Round]]:
+        """The front, and at most ``ROUNDS`` rounds: those over budget are solved for again."""
+        rounds: list[Round] = []
+        front: tuple[FrontPoint, ...] = ()
+        correction, variants = 1.0, [{}, *_around({})]
+        while variants and len(rounds) < ROUNDS:
+            points, found = self._round(correction, variants, _hashes(rounds))
+            front = front or points
+            rounds.append(found)
+            over = [c for c in found.candidates if c.score is None]
+            variants = [dict(c.weights) for c in over]
+            if variants:
+                correction *= self._miss(over, found.bound_ms)
+        return front, rounds
+
+    def _miss(self, over: Sequence[Candidate], bound_ms: float | None) -> float:
+        """Measured over predicted latency of the plans over budget; says so."""
+        off = statistics.median(c.measured_ms / c.predicted_ms for c in over if c.measured_ms)
+        if bound_ms and self.bounds.latency_ms:  # what is only a slower moment is no error
+            off *= self.bounds.latency_ms / bound_ms
+        console.say(
+            f"  {len(over)} over budget, measured {100 * (off - 1):+.1f}% against predicted: "
+            "correcting the table and solving again"
+        )
+        return off
+
+    def _round(
+        self,
+        correction: float,
+        variants: Sequence[Mapping[str, float]],
+        known: Collection[str] = (),
+    ) -> tuple[tuple[FrontPoint, ...], Round]:
+        """Solve, measure and score; the front too. Plans already ``known`` are left out."""
+        front, found = self._solve(correction, variants)
+        dense_ms, found = self._measure([c for c in found if c.plan.hash not in known])
+        bound = self.bounds.latency_beside(dense_ms)
+        return front, Round(correction, bound, dense_ms, tuple(self._scored(found, bound)))
 
     def _solve(
         self, correction: float, variants: Sequence[Mapping[str, float]]
@@ -235,15 +252,22 @@ class Search:
         return times["dense"], [replace(c, measured_ms=times[c.plan.hash]) for c in candidates]
 
     def _scored(self, candidates: list[Candidate], bound_ms: float | None) -> list[Candidate]:
-        """All candidates, those within the budget with their score after the refit."""
+        """All candidates, those within the budget with their score after some recovery."""
         scores: dict[str, float] = {}
         within = [c for c in candidates if _fits(c, bound_ms)]
         with console.progress("scoring candidates", len(within), "plans") as advance:
             for candidate in within:
-                program = refit(self.sites, candidate.plan, self.calibration)
-                scores[candidate.plan.hash] = self._score(program)
+                scores[candidate.plan.hash] = self._score(self._recovered(candidate.plan))
                 advance(1, f"{scores[candidate.plan.hash]:.4f}")
         return [replace(c, score=scores.get(c.plan.hash)) for c in candidates]
+
+    def _recovered(self, plan: Plan) -> Program:
+        program = refit(self.sites, plan, self.calibration)
+        batches = self.task.train_batches() if self.trial_steps else None
+        if batches is None:
+            return program
+        dense = self.sites.program
+        return distil(program, dense, batches, steps=self.trial_steps, seed=0).program
 
     @torch.no_grad()
     def _score(self, program: Program) -> float:
@@ -252,6 +276,10 @@ class Search:
             return float(np.mean(score))
         outputs = (as_tuple(program(*batch)) for batch in self.evidence.batches)
         return -self.evidence.moved(outputs)
+
+
+def _hashes(rounds: Sequence[Round]) -> set[str]:
+    return {c.plan.hash for each in rounds for c in each.candidates}
 
 
 def _fits(candidate: Candidate, bound_ms: float | None) -> bool:
@@ -268,8 +296,13 @@ def _around(weights: Mapping[str, float]) -> list[dict[str, float]]:
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """The highest score; the first of equals, and of candidates that are all over budget."""
-    return max(candidates, key=lambda c: -math.inf if c.score is None else c.score)
+    """The highest score; of equals, and of candidates that are all over budget, the fastest."""
+
+    def rank(candidate: Candidate) -> tuple[float, float]:
+        score = -math.inf if candidate.score is None else candidate.score
+        return score, -(candidate.measured_ms or candidate.predicted_ms)
+
+    return max(candidates, key=rank)
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:

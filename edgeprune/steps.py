@@ -45,8 +45,6 @@ SCORED_EXAMPLES = 64
 MEASURED_WIDTHS = 8
 MEASURED_TOKENS = 6
 DENSE_ROUNDS = 50
-# Of 1e-4, 3e-4 and 1e-3 the best after 150 steps on MiniLM.
-LEARNING_RATE = 3e-4
 
 
 @dataclass(frozen=True)
@@ -194,9 +192,9 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         (c.residual.name, [o.units for o in c.options], c.stream is not None)
         for c in search.choices
     ]
-    key = (search.damage.to_json(), search.table.hash, asdict(search.bounds), search.solver, open_)
+    asked = (asdict(search.bounds), search.precision, search.solver, search.trial_steps, open_)
     found = stages.keep(
-        stages.path("search", *key, search.precision, suffix=".json"),
+        stages.path("search", search.damage.to_json(), search.table.hash, *asked, suffix=".json"),
         search.run,
         lambda result, path: files.write_json(path, "search", result.to_json()),
         lambda path: SearchResult.from_json(files.read_json(path, "search")),
@@ -246,7 +244,6 @@ def recover_stage(
             batches,
             steps=settings.recover_steps,
             minutes=settings.recover_minutes,
-            learning_rate=LEARNING_RATE,
             seed=settings.seed,
             checkpoint=stages.path("distilled", *key, settings.recover_minutes, suffix=".ckpt"),
         )

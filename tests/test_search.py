@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from edgeprune.formulate import formulate
 from edgeprune.importance import Evidence
 from edgeprune.plan import check_plan
 from edgeprune.program.program import as_tuple
-from edgeprune.recover import refit
-from edgeprune.search import MARGIN, Search, SearchResult
+from edgeprune.recover import distil, refit
+from edgeprune.search import MARGIN, Candidate, Search, SearchResult
 from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
 
@@ -54,6 +55,13 @@ class Scored(Unscored):
         return float(((answers > 0) == (program("bert")(*batch) > 0)).float().mean())
 
 
+class Trained(Unscored):
+    """The same, with something to distil on."""
+
+    def train_batches(self) -> Iterator[Batch]:
+        return (inputs("bert", 8, seed) for seed in itertools.count(2))
+
+
 class ScriptedDevice:
     """Every file takes as long as the script says: once around the loop is one entry."""
 
@@ -62,6 +70,7 @@ class ScriptedDevice:
     def __init__(self, *script_ms: float) -> None:
         self.script_ms = script_ms
         self.dense_ms: float | None = None
+        self.slow: dict[str, float] = {}
         self.asked: list[list[str]] = []
 
     def measure(
@@ -70,7 +79,8 @@ class ScriptedDevice:
         assert all(each.path.stat().st_size > 1000 for each in workloads[1:])
         took = self.script_ms[len(self.asked)]
         self.asked.append([each.name for each in workloads])
-        times = {each.name: took for each in workloads} | {"dense": self.dense_ms or took}
+        times = {each.name: self.slow.get(each.name, took) for each in workloads}
+        times["dense"] = self.dense_ms or took
         return {
             name: Measurement(name, (ms,) * 3, 1.0, 1.0, None, 1.0, STATE)
             for name, ms in times.items()
@@ -80,6 +90,11 @@ class ScriptedDevice:
 @pytest.fixture(scope="module")
 def search() -> Search:
     return estimated_search(Unscored(), "fp32")
+
+
+def every(result: SearchResult) -> list[Candidate]:
+    """All candidates of all rounds."""
+    return [candidate for each in result.rounds for candidate in each.candidates]
 
 
 def bound_of(search: Search) -> float:
@@ -102,7 +117,7 @@ def one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> None:
     result = search.run()
-    (only,) = result.rounds
+    only = result.rounds[0]
     check_plan(result.plan, search.sites)
     predicted = search.table.predict(search.sites, result.plan).latency_ms
     assert result.chosen.predicted_ms == pytest.approx(predicted)
@@ -114,7 +129,7 @@ def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> Non
 
 def test_without_labels_the_candidate_that_moves_the_outputs_least_wins(search: Search) -> None:
     result = search.run()
-    scores = [candidate.score for candidate in result.rounds[0].candidates]
+    scores = [candidate.score for candidate in every(result)]
     assert all(score is not None and score < 0 for score in scores)
     assert result.chosen.score == max(score for score in scores if score is not None)
     program = refit(search.sites, result.plan, search.calibration)
@@ -126,7 +141,7 @@ def test_without_labels_the_candidate_that_moves_the_outputs_least_wins(search: 
 
 def test_the_tasks_validation_score_decides_where_it_has_one(search: Search) -> None:
     result = replace(search, task=Scored()).run()
-    scores = [candidate.score for candidate in result.rounds[0].candidates]
+    scores = [candidate.score for candidate in every(result)]
     assert all(score is not None and 0 < score < 1 for score in scores)
     assert result.chosen.score == max(score for score in scores if score is not None)
 
@@ -143,11 +158,25 @@ def test_candidates_go_on_in_a_direction_that_scores_better(
     monkeypatch.setattr("edgeprune.search.formulate", noted)
     monkeypatch.setattr(Search, "_score", lambda self, program: float(program.parameters))
     result = search.run()
-    (only,) = result.rounds
-    assert result.chosen.score == max(c.score for c in only.candidates if c.score is not None)
+    assert result.chosen.score == max(c.score for c in every(result) if c.score is not None)
     assert result.chosen.weights == {"length": 0.5}
     assert {} in asked and {"length": 0.25} in asked
     assert {"depth": 0.25} not in asked
+
+
+def test_candidates_are_scored_after_a_trial_distillation(search: Search) -> None:
+    result = replace(search, task=Trained(), trial_steps=3).run()
+    program = refit(search.sites, result.plan, search.calibration)
+    dense, batches = search.sites.program, Trained().train_batches()
+    trained = distil(program, dense, batches, steps=3, seed=0).program
+    evidence = Evidence(search.sites, search.calibration)
+    with torch.no_grad():
+        moved, without = (
+            evidence.moved(as_tuple(each(*batch)) for batch in evidence.batches)
+            for each in (trained, program)
+        )
+    assert result.chosen.score == pytest.approx(-moved, rel=1e-4)
+    assert result.chosen.score != pytest.approx(-without, rel=1e-3)
 
 
 def test_a_budget_out_of_reach_is_refused(search: Search) -> None:
@@ -174,6 +203,23 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
     assert all(c.score is not None for c in second.candidates)
     assert [names[0] for names in device.asked] == ["dense", "dense"]
     assert second.dense_ms == pytest.approx(0.95 * bound_of(search))
+
+
+def test_a_plan_over_budget_is_solved_again_although_others_fit(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.search.PASSES", 0)
+    plain = search.run().rounds[0].candidates[0]
+    closed, device = with_device(search, tmp_path, 0.95, 0.95)
+    device.slow = {plain.plan.hash: 1.05 * bound_of(search)}
+    first, second = closed.run().rounds
+    assert [c.score is None for c in first.candidates] == [
+        c.plan == plain.plan for c in first.candidates
+    ]
+    (again,) = second.candidates
+    assert again.weights == plain.weights == {}
+    assert again.plan != plain.plan and again.score is not None
+    assert second.correction == pytest.approx(1.05 * bound_of(search) / plain.predicted_ms)
 
 
 @pytest.mark.usefixtures("one_candidate")

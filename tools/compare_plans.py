@@ -310,6 +310,7 @@ def main() -> None:
             device=device,
             dense=dense.path,
             folder=stages.folder,
+            trial_steps=settings.trial_steps,
         )
         split = "validation" if options.quick else "test"
         share = budget.latency.value

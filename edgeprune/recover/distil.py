@@ -27,6 +27,9 @@ from edgeprune.task import Batch
 
 log = logging.getLogger(__name__)
 
+LEARNING_RATE = 3e-4
+"""Of 1e-4, 3e-4 and 1e-3 the best after 150 steps on MiniLM."""
+
 CHECKPOINT_INTERVAL_S = 30.0
 CHECKPOINT_VERSION = 1
 HELD_OUT_BATCHES = 8
@@ -74,7 +77,7 @@ def distil(
     *,
     steps: int,
     minutes: float | None = None,
-    learning_rate: float = 1e-4,
+    learning_rate: float = LEARNING_RATE,
     seed: int,
     checkpoint: Path | None = None,
     validate: Callable[[Program], float] | None = None,

@@ -80,7 +80,7 @@ def compose(
                     measured_ms=c.measured_ms,
                     damage=damage_of(c.plan, search.choices, search.damage),
                     score=c.score,
-                    chosen=c.plan == found.plan and each is found.rounds[-1],
+                    chosen=c is found.chosen,
                 )
                 for c in each.candidates
             ),
@@ -99,7 +99,7 @@ def compose(
         pruned=_pruned(search, found, verdict, artifact),
         comparison=_comparison(verdict),
         layers=layers(search.choices, found.plan),
-        front=_front(found, rounds[-1]),
+        front=_front(found, rounds),
         rounds=rounds,
         costs=Costs(
             search.table.provenance,
@@ -256,13 +256,18 @@ def _comparison(verdict: Verdict) -> Comparison | None:
     return Comparison(100 * scores.difference, interval, scores.examples, scores.cosine)
 
 
-def _front(found: SearchResult, last: Round) -> Front:
-    """The front with the last correction, and the last round's candidates."""
+def _front(found: SearchResult, rounds: Sequence[Round]) -> Front:
+    """The front with the last correction, and the candidates that met the budget."""
     plain = [
-        FrontPoint(p.latency_ms * last.correction, p.damage, False, False, None)
+        FrontPoint(p.latency_ms * rounds[-1].correction, p.damage, False, False, None)
         for p in found.front
     ]
-    tried = [FrontPoint(c.predicted_ms, c.damage, c.chosen, True, c.score) for c in last.candidates]
+    tried = [
+        FrontPoint(c.predicted_ms, c.damage, c.chosen, True, c.score)
+        for each in rounds
+        for c in each.candidates
+        if c.score is not None or c.chosen
+    ]
     return Front((*plain, *tried), found.chosen.certificate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,15 @@ def search() -> Search:
 
 @pytest.fixture(scope="module")
 def found(search: Search) -> SearchResult:
-    """The solver's own answer as the only candidate of a second round."""
+    """The solver's own answer, over budget in the first round, chosen in the second."""
     args = (search.sites, search.choices, search.levels, search.damage)
     solution = solve(formulate(*args, search.table), Bounds(search.bounds.latency_ms, None, None))
     plan = plan_of(*args, solution.point)
     predicted = 1.1 * solution.latency_ms
-    chosen = Candidate(plan, predicted, None, solution.damage, {}, solution.certificate, 0.9)
-    rounds = tuple(Round(c, search.bounds.latency_ms, None, (chosen,)) for c in (1.0, 1.1))
-    return SearchResult(plan, solution.front, rounds)
+    over = Candidate(plan, predicted, None, solution.damage, {}, solution.certificate)
+    tried = ((1.0, over), (1.1, replace(over, score=0.9)))
+    rounds = tuple(Round(c, search.bounds.latency_ms, None, (each,)) for c, each in tried)
+    return SearchResult(solution.front, rounds)
 
 
 def report_of(search: Search, found: SearchResult, timing: Timing | None) -> Report:
