@@ -14,7 +14,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[tasks,dev]' torch==2.13.0 executorch==1.5.1 litert-torch==0.10.0
+	$(PIP) --editable '.[tasks,dev]'
 	touch $@
 
 demo: install

@@ -11,27 +11,26 @@ from typing import Any
 import torch
 
 from edgeprune import console
-from edgeprune.budget import Budget
+from edgeprune.candidates import SearchResult
 from edgeprune.devices import Device, connect
 from edgeprune.formulate import choices_of, token_levels
 from edgeprune.lower import Artifact
-from edgeprune.lower.artifact import Precision
+from edgeprune.recover import Distilled
 from edgeprune.report import compose, write_report
-from edgeprune.search import Search, SearchResult
+from edgeprune.search import Search
 from edgeprune.settings import Settings
 from edgeprune.stages import Stages
 from edgeprune.steps import (
-    SCORED_EXAMPLES,
     Planned,
     capture_stage,
     cost_stage,
     dense_stage,
-    first_examples,
     lower_stage,
     operators_of,
     profile_stage,
     recover_stage,
     score_stage,
+    scored_examples,
     sites_stage,
     solve_stage,
     validate_stage,
@@ -50,6 +49,9 @@ STAGES = (
     "lower",
     "validate",
 )
+
+# What a build ends with; a folder without them is not finished.
+CONCLUSIONS = ("verdict.json", "measurement.json", "report.html", "report.json", "resolved.toml")
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,11 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         InfeasibleError: no plan meets the budget; says which bound and what is reachable.
     """
     settings = Settings(**named)
-    stages = Stages(settings.out, STAGES)
-    with _device(settings) as device:
+    with Stages(settings.out, STAGES) as stages, _device(settings) as device:
         planned = _planned(task, settings, stages, device)
         search, found, dense = planned.search, planned.found, planned.dense
+        for name in CONCLUSIONS:  # of an earlier build here
+            (settings.out / name).unlink(missing_ok=True)
         with stages.stage("recover"):
             slim, distilled = recover_stage(
                 stages, search.sites, found.plan, search.task, planned.calibration, settings
@@ -112,7 +115,7 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         distilled=distilled,
         operators=operators,
         stages=stages.times,
-        command=command_of(settings, search.task, planned.budget, search.precision),
+        command=command_of(planned, distilled, settings),
     )
     write_report(report, settings.out)
     _conclude(verdict, settings)
@@ -126,8 +129,8 @@ def plan(task: Task | str, **named: Any) -> SearchResult:
         InputError, InfeasibleError: as :func:`build`.
     """
     settings = Settings(**named)
-    stages = Stages(settings.out, STAGES[: STAGES.index("solve") + 1])
-    with _device(settings) as device:
+    names = STAGES[: STAGES.index("solve") + 1]
+    with Stages(settings.out, names) as stages, _device(settings) as device:
         return _planned(task, settings, stages, device).found
 
 
@@ -152,24 +155,37 @@ def _planned(
     with stages.stage("solve"):
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),
-            calibration=first_examples(calibration, SCORED_EXAMPLES),
+            calibration=scored_examples(sites, calibration),
             precision=precision,
             device=device,
             dense=dense.path,
             folder=stages.folder,
             solver=settings.solver,
             trial_steps=settings.trial_steps,
+            trial_minutes=settings.trial_minutes,
+            seed=settings.seed,
         )
         found = solve_stage(stages, search, settings)
     return Planned(profile, budget, calibration, search, found, dense)
 
 
-def command_of(settings: Settings, task: Task, budget: Budget, precision: Precision) -> str:
+def command_of(planned: Planned, distilled: Distilled | None, settings: Settings) -> str:
     """How to make it again; without folders, which are nobody else's business."""
-    words = [f"--profile {Path(settings.profile).name}", f"--task {task.name}"]
-    words += [f"--budget {budget}", f"--precision {precision}", f"--seed {settings.seed}"]
-    words += [f"--recover-minutes {settings.recover_minutes:g}"]
-    return " ".join(("edgeprune build", *words))
+    flags = {
+        "profile": Path(settings.profile).name,
+        **planned.search.task.flags(),
+        "budget": planned.budget,
+        "precision": planned.search.precision,
+        "seed": settings.seed,
+    }
+    for name in ("criterion", "solver", "device", "threads"):
+        if (value := getattr(settings, name)) != getattr(Settings, name):
+            flags[name] = value
+    if distilled:
+        flags["recover-steps"] = distilled.steps
+    else:
+        flags["recover-minutes"] = f"{settings.recover_minutes:g}"
+    return " ".join(("edgeprune build", *(f"--{name} {value}" for name, value in flags.items())))
 
 
 def _conclude(verdict: Verdict, settings: Settings) -> None:

@@ -52,7 +52,7 @@ _READERS: dict[str, Callable[[Table, str], Any]] = {
     "threads": lambda table, key: table.whole(key, least=1),
     "seed": lambda table, key: table.whole(key, least=0),
     "recover_minutes": lambda table, key: table.number(key, or_zero=True),
-    "recover_steps": lambda table, key: table.whole(key, least=0),
+    "recover_steps": lambda table, key: table.whole(key, least=1),
     "device": Table.text,
     "criterion": Table.text,
     "solver": Table.text,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,13 @@ from typing import Any
 from edgeprune.errors import InputError
 
 FORMAT_VERSION = 1
+
+_FOLDERS = re.compile(r"(?:file://|(?<![\w./]))~?/(?:[^\s/=,;'\"]+/)+")
+
+
+def without_folders(text: str) -> str:
+    """``tokenizer=/home/me/bpe.json`` as ``tokenizer=bpe.json``: folders are the user's own."""
+    return _FOLDERS.sub("", text)
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:

@@ -16,6 +16,7 @@ from edgeprune.sites import Site, Sites
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.length import TokenStream
 from edgeprune.solve import Block, FrontPoint, Problem
+from edgeprune.surgery.pieces import token_dim
 
 # Options of a wide site: enough for the solver to hit a budget within a percent.
 MOST_OPTIONS = 24
@@ -56,21 +57,31 @@ def width_levels(site: Site, multiples: Multiples) -> tuple[int, ...]:
 
 
 def token_levels(sites: Sites, multiples: Multiples) -> tuple[int, ...]:
-    """Token counts worth offering, descending from all."""
-    sizes = [(s.tokens.size, len(s.pinned) or 1) for s in sites.streams if s.why_not is None]
-    if not sizes:
+    """Token counts worth offering on the longest stream, descending from all."""
+    streams = _main_streams(sites)
+    if not streams:
         return (1,)
-    size, least = max(sizes)
+    size, least = streams[0].tokens.size, max(len(s.pinned) or 1 for s in streams)
     step = multiples.tokens if size >= 4 * multiples.tokens else 1
     found = {max(least, step, round(size * share / step) * step) for share in TOKEN_SHARES[1:]}
     return (size, *sorted((level for level in found if level < size), reverse=True))
+
+
+def _main_streams(sites: Sites) -> list[TokenStream]:
+    """The streams that can be shortened; of several lengths (two towers) those of the longest.
+
+    The solver follows one token count through the model; a second one stays as it is.
+    """
+    usable = [stream for stream in sites.streams if stream.why_not is None]
+    longest = max(usable, key=lambda s: s.tokens.size, default=None)
+    return [stream for stream in usable if longest and stream.tokens is longest.tokens]
 
 
 def choices_of(
     sites: Sites, multiples: Multiples, axes: tuple[str, ...] = AXES
 ) -> tuple[Choices, ...]:
     """What may be chosen, sub-layer by sub-layer, with only some axes open."""
-    streams = {s.residual.name: s for s in sites.streams if s.why_not is None}
+    streams = {s.residual.name: s for s in _main_streams(sites)}
     found = []
     for residual in sites.residuals:
         site = next(iter(width_sites(sites, residual)), None)
@@ -104,10 +115,15 @@ def formulate(
             other factors give other plans of the same latency to choose from.
     """
     factor = dict.fromkeys(AXES, 1.0) | dict(weights or {})
-    blocks = tuple(_block(choice, levels, damage, table, factor) for choice in choices)
+    main = {stream.tokens for stream in _main_streams(sites)}
+    blocks = []
+    for choice in choices:
+        tokens = token_dim(sites, choice.residual)
+        counts = levels if tokens in main else (tokens.size if tokens else 1,) * len(levels)
+        blocks.append(_block(choice, counts, damage, table, factor))
     return Problem(
         levels,
-        blocks,
+        tuple(blocks),
         fixed_latency_ms=table.fixed_ms,
         fixed_weight_mb=table.fixed_weight_mb,
         fixed_activation_mb=table.fixed_activation_mb,
@@ -133,6 +149,27 @@ def plan_of(
         if choice.stream and point.levels_after[i] > point.levels[i]:
             tokens[choice.stream.name] = levels[point.levels_after[i]]
     return Plan(sites.program.fingerprint, kept, tokens)
+
+
+def damage_of(plan: Plan, choices: tuple[Choices, ...], damage: Damage) -> float:
+    """The sum of the measured damages of a plan's cuts.
+
+    The common scale of plans from problems in which one axis weighs more or less.
+    """
+    total = 0.0
+    tokens: dict[object, int] = {}
+    for choice in choices:
+        site, stream = choice.site, choice.stream
+        if choice.residual.name in plan.kept:
+            total += damage.removed[choice.residual.name]
+        elif site and site.name in plan.kept:
+            total += damage.of_width(site.name, len(plan.kept[site.name]))
+        if stream and stream.name in plan.tokens:
+            before = tokens.get(stream.tokens, stream.tokens.size)
+            tokens[stream.tokens] = after = plan.tokens[stream.name]
+            more = damage.of_tokens(stream.name, after) - damage.of_tokens(stream.name, before)
+            total += max(more, 0.0)
+    return total
 
 
 def _block(

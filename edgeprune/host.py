@@ -72,6 +72,21 @@ def isa_features() -> tuple[str, ...]:
     return tuple(name for flag, name in _FEATURES.items() if flag in flags)
 
 
+def check_is_host(profile: Profile) -> None:
+    """Refuse to measure here in the name of a device that this machine cannot be.
+
+    Raises:
+        InputError: this processor lacks instructions that the profile's has.
+    """
+    lacking = [name for name in profile.fastest.isa if name not in isa_features()]
+    lacking = [name for name in lacking if name in _FEATURES.values()]
+    if lacking:
+        raise InputError(
+            f"device local: this machine ({cpu_model()}) is no {profile.title}: it has no "
+            f"{', '.join(lacking)}. Leave --device out for estimates, or build for --profile host."
+        )
+
+
 def usable_cores() -> int:
     """Physical cores, or fewer if this process may not run on all of them."""
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1

@@ -104,12 +104,13 @@ def check_plan(plan: Plan, sites: Sites) -> None:
         )
     for name, units in plan.kept.items():
         _check_units(sites.get(name), units)
-    left = float("inf")
+    left: dict[object, int] = {}
     for stream in sites.streams:
         if stream.name in plan.tokens:
             keep = plan.tokens[stream.name]
-            _check_tokens(sites.get(stream.name), keep, left)
-            left = keep
+            before = left.get(stream.tokens, stream.tokens.size)
+            _check_tokens(sites.get(stream.name), keep, before)
+            left[stream.tokens] = keep
             _check_ranked(plan, stream.name, stream.residual.name, stream.residual.layer)
     for name in plan.tokens:
         if sites.get(name).kind != "length":
@@ -136,13 +137,12 @@ def _check_units(site: Site, units: tuple[int, ...]) -> None:
         )
 
 
-def _check_tokens(site: Site, keep: int, before: float) -> None:
+def _check_tokens(site: Site, keep: int, before: int) -> None:
     _check_cuttable(site)
     least = len(site.pinned) or 1
-    most = min(site.units, before)
-    if not least <= keep <= most:
+    if not least <= keep <= before:
         raise InputError(
-            f"plan: '{site.name}' keeps {keep} tokens, wanted {least} to {most:g} "
+            f"plan: '{site.name}' keeps {keep} tokens, wanted {least} to {before} "
             "(never more than came in)"
         )
 

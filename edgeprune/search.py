@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from edgeprune import console
 from edgeprune.budget import AbsoluteBudget
+from edgeprune.candidates import Candidate, Correction, Round, SearchResult
 from edgeprune.cost import CostTable
-from edgeprune.devices import Device, Workload
-from edgeprune.formulate import Choices, formulate, plan_of
+from edgeprune.devices import Device, Measurement, Workload
+from edgeprune.errors import InfeasibleError, InputError
+from edgeprune.formulate import Choices, damage_of, formulate, plan_of
 from edgeprune.importance import Damage, Evidence
 from edgeprune.lower import lower
 from edgeprune.lower.artifact import Precision
@@ -25,97 +25,19 @@ from edgeprune.plan import Plan
 from edgeprune.program.program import Program, as_tuple
 from edgeprune.recover import distil, refit
 from edgeprune.sites import Sites
-from edgeprune.solve import Bounds, Certificate, FrontPoint, solve
+from edgeprune.solve import Bounds, FrontPoint, solve
 from edgeprune.surgery import apply
-from edgeprune.task import Batch, Task
+from edgeprune.task import Batch, Task, blaming, train_batches
 from edgeprune.validate.timing import MB_PER_MIB
 
 ROUNDS = 3
 # The solver aims a little below the budget: interleaved medians repeat within about 1%.
 MARGIN = 0.985
 # Single-site damages do not add up across axes, so plans are also solved for with an axis'
-# damage halved or doubled, and further in a direction that scores better, so many times.
-AXIS_FACTORS = (0.5, 2.0)
+# damage up to halved or doubled, and further in a direction that scores better, so many times.
+AXIS_FACTORS = (0.5, 0.7, 1.4, 2.0)
 PASSES = 4
 MEASURED_ROUNDS = 30
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One plan with what was predicted and what was found.
-
-    Attributes:
-        predicted_ms: by the cost table, with the correction of its round.
-        measured_ms: median on the device; None without one.
-        damage: predicted output movement, relative to the outputs' spread.
-        weights: axis -> factor on its damage with which the plan was solved for.
-        certificate: how good the plan is under those weights, proved.
-        score: after the refit and the trial distillation: the task's validation score, or minus
-            the measured output movement where the task has none; None when it was over budget.
-    """
-
-    plan: Plan
-    predicted_ms: float
-    measured_ms: float | None
-    damage: float
-    weights: Mapping[str, float]
-    certificate: Certificate
-    score: float | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """One pass of solving and measuring.
-
-    Attributes:
-        correction: measured over predicted latency, as known before the round.
-        dense_ms: the dense model's median in the same measurement.
-    """
-
-    correction: float
-    bound_ms: float | None
-    dense_ms: float | None
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The chosen plan and how it was found.
-
-    Attributes:
-        front: plans of rising latency and falling damage, with every axis' damage as measured.
-    """
-
-    front: tuple[FrontPoint, ...]
-    rounds: tuple[Round, ...]
-
-    @property
-    def chosen(self) -> Candidate:
-        """The candidate that won."""
-        return _best([c for each in self.rounds for c in each.candidates])
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of the candidate that won."""
-        return self.chosen.plan
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored in the build folder."""
-        rounds = [
-            asdict(r) | {"candidates": [_candidate_json(c) for c in r.candidates]}
-            for r in self.rounds
-        ]
-        return {"front": [asdict(point) for point in self.front], "rounds": rounds}
-
-    @classmethod
-    def from_json(cls, body: dict[str, Any]) -> SearchResult:
-        """Read what :meth:`to_json` gave."""
-        rounds = tuple(
-            Round(**r | {"candidates": tuple(_candidate(c) for c in r["candidates"])})
-            for r in body["rounds"]
-        )
-        front = tuple(FrontPoint.from_json(point) for point in body["front"])
-        return cls(front, rounds)
 
 
 @dataclass(frozen=True)
@@ -128,6 +50,7 @@ class Search:
         folder: where candidates are lowered to.
         trial_steps: of distillation before a candidate is scored, if the task gives training
             batches; which plan is best before it is not always best after.
+        trial_minutes: what those steps may take at most.
     """
 
     sites: Sites
@@ -144,6 +67,8 @@ class Search:
     folder: Path
     solver: str = "auto"
     trial_steps: int = 0
+    trial_minutes: float | None = None
+    seed: int = 0
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -156,46 +81,67 @@ class Search:
         Raises:
             InfeasibleError: no plan meets the bounds; says which bound and the least reachable.
         """
-        front, rounds = self._within_budget()
+        found = self._within_budget()
         for _ in range(PASSES):
-            best = SearchResult(front, tuple(rounds)).chosen
+            best = found.chosen
             if best.score is None:
                 break
-            _, more = self._round(rounds[-1].correction, _around(best.weights), _hashes(rounds))
-            rounds.append(more)
-            if _best([best, *more.candidates]) is best:
+            correction, known = found.rounds[-1].correction, _hashes(found.rounds)
+            _, more = self._round(correction, _around(best.weights), known)
+            if more.candidates:
+                found = replace(found, rounds=(*found.rounds, more))
+            if found.chosen is best:
                 break
-        return SearchResult(front, tuple(each for each in rounds if each.candidates))
+        return found
 
-    def _within_budget(self) -> tuple[tuple[FrontPoint, ...], list[Round]]:
-        """The front, and at most ``ROUNDS`` rounds: those over budget are solved for again."""
+    def _within_budget(self) -> SearchResult:
+        """At most ``ROUNDS`` rounds: plans over budget are solved for again."""
         rounds: list[Round] = []
         front: tuple[FrontPoint, ...] = ()
-        correction, variants = 1.0, [{}, *_around({})]
+        correction, variants = Correction(), [{}, *_around({})]
         while variants and len(rounds) < ROUNDS:
-            points, found = self._round(correction, variants, _hashes(rounds))
+            try:
+                points, found = self._round(correction, variants, _hashes(rounds))
+            except InfeasibleError:
+                if any(c.score is not None for each in rounds for c in each.candidates):
+                    break  # the correction asks too much, and there are plans that do
+                raise
             front = front or points
-            rounds.append(found)
+            if found.candidates:
+                rounds.append(found)
             over = [c for c in found.candidates if c.score is None]
             variants = [dict(c.weights) for c in over]
             if variants:
-                correction *= self._miss(over, found.bound_ms)
-        return front, rounds
+                correction = self._corrected(correction, over, found.bound_ms)
+        return SearchResult(front, tuple(rounds))
 
-    def _miss(self, over: Sequence[Candidate], bound_ms: float | None) -> float:
-        """Measured over predicted latency of the plans over budget; says so."""
-        off = statistics.median(c.measured_ms / c.predicted_ms for c in over if c.measured_ms)
-        if bound_ms and self.bounds.latency_ms:  # what is only a slower moment is no error
-            off *= self.bounds.latency_ms / bound_ms
+    def _corrected(
+        self, known: Correction, over: Sequence[Candidate], bound_ms: float | None
+    ) -> Correction:
+        """The correction, as the plans over budget say; what it is, is said."""
+        bounds = self.bounds
+        # What is only a slower moment of the device is no error.
+        moment = bound_ms / bounds.latency_ms if bound_ms and bounds.latency_ms else 1.0
+        costs = [self.table.predict(self.sites, c.plan) for c in over]
+        memory = [cost.peak_memory_mb * MB_PER_MIB * known.memory for cost in costs]
+        sizes = [cost.size_mb * MB_PER_MIB * known.size for cost in costs]
+        off = Correction(
+            _off([c.measured_ms for c in over], [c.predicted_ms * moment for c in over], bound_ms),
+            _off([c.peak_memory_mb for c in over], memory, bounds.peak_memory_mb),
+            _off([c.size_mb for c in over], sizes, bounds.size_mb),
+        )
+        words = [f"{n} {100 * (f - 1):+.1f}%" for n, f in asdict(off).items() if f != 1.0]
         console.say(
-            f"  {len(over)} over budget, measured {100 * (off - 1):+.1f}% against predicted: "
+            f"  {len(over)} over budget, measured {', '.join(words)} against predicted: "
             "correcting the table and solving again"
         )
-        return off
+        return Correction(
+            known.latency * off.latency, known.memory * off.memory, known.size * off.size
+        )
 
     def _round(
         self,
-        correction: float,
+        correction: Correction,
         variants: Sequence[Mapping[str, float]],
         known: Collection[str] = (),
     ) -> tuple[tuple[FrontPoint, ...], Round]:
@@ -206,15 +152,21 @@ class Search:
         return front, Round(correction, bound, dense_ms, tuple(self._scored(found, bound)))
 
     def _solve(
-        self, correction: float, variants: Sequence[Mapping[str, float]]
+        self, correction: Correction, variants: Sequence[Mapping[str, float]]
     ) -> tuple[tuple[FrontPoint, ...], list[Candidate]]:
         """The front of the first variant, and every variant's plan."""
         latency = self.bounds.latency_ms
         memory, size = self.bounds.peak_memory_mb, self.bounds.size_mb
+        said = {
+            "latency_ms": correction.latency / MARGIN,
+            "peak_memory_mb": MB_PER_MIB * correction.memory,
+            "size_mb": MB_PER_MIB * correction.size,
+        }
         bounds = Bounds(
-            None if latency is None else MARGIN * latency / correction,
-            None if memory is None else memory / MB_PER_MIB,
-            None if size is None else size / MB_PER_MIB,
+            None if latency is None else latency / said["latency_ms"],
+            None if memory is None else memory / said["peak_memory_mb"],
+            None if size is None else size / said["size_mb"],
+            said,
         )
         solutions = []
         with console.progress("solving", len(variants), "plans") as advance:
@@ -222,13 +174,19 @@ class Search:
                 problem = formulate(
                     self.sites, self.choices, self.levels, self.damage, self.table, weights
                 )
-                solutions.append(solve(problem, bounds, self.solver))
+                try:
+                    solutions.append(solve(problem, bounds, self.solver))
+                except InfeasibleError as error:
+                    if self.device:
+                        raise
+                    raise InfeasibleError(f"{error} Costs are estimates.") from error
                 advance(1)
         plans: dict[str, Candidate] = {}
         for weights, solution in zip(variants, solutions, strict=True):
             plan = plan_of(self.sites, self.choices, self.levels, self.damage, solution.point)
-            predicted = solution.latency_ms * correction
-            found = Candidate(plan, predicted, None, solution.damage, weights, solution.certificate)
+            predicted = solution.latency_ms * correction.latency
+            damage = damage_of(plan, self.choices, self.damage)
+            found = Candidate(plan, predicted, None, damage, weights, solution.certificate)
             plans.setdefault(plan.hash, found)
         return solutions[0].front, list(plans.values())
 
@@ -246,44 +204,85 @@ class Search:
                     lower(program, path, self.precision)
                 workloads.append(Workload(candidate.plan.hash, path, example))
                 advance(1)
-        measured = self.device.measure(workloads, rounds=MEASURED_ROUNDS)
-        percentile = self.bounds.percentile
-        times = {name: m.percentile_ms(percentile) for name, m in measured.items()}
-        return times["dense"], [replace(c, measured_ms=times[c.plan.hash]) for c in candidates]
+        memory = self.bounds.peak_memory_mb is not None
+        found = self.device.measure(workloads, rounds=MEASURED_ROUNDS, memory=memory)
+        measured = [_with_costs(c, found[c.plan.hash], self.bounds.percentile) for c in candidates]
+        return found["dense"].percentile_ms(self.bounds.percentile), measured
 
     def _scored(self, candidates: list[Candidate], bound_ms: float | None) -> list[Candidate]:
         """All candidates, those within the budget with their score after some recovery."""
-        scores: dict[str, float] = {}
-        within = [c for c in candidates if _fits(c, bound_ms)]
-        with console.progress("scoring candidates", len(within), "plans") as advance:
-            for candidate in within:
-                scores[candidate.plan.hash] = self._score(self._recovered(candidate.plan))
-                advance(1, f"{scores[candidate.plan.hash]:.4f}")
-        return [replace(c, score=scores.get(c.plan.hash)) for c in candidates]
+        scored = []
+        count = sum(self._fits(c, bound_ms) for c in candidates)
+        with console.progress("scoring candidates", count, "plans") as advance:
+            for candidate in candidates:
+                if self._fits(candidate, bound_ms):
+                    score, each = self._score(self._recovered(candidate.plan))
+                    candidate = replace(candidate, score=score, per_example=each)
+                    advance(1, f"{score:.4f}")
+                scored.append(candidate)
+        return scored
+
+    def _fits(self, candidate: Candidate, bound_ms: float | None) -> bool:
+        """Whether all that was measured is within its bound."""
+        pairs = (
+            (candidate.measured_ms, bound_ms),
+            (candidate.peak_memory_mb, self.bounds.peak_memory_mb),
+            (candidate.size_mb, self.bounds.size_mb),
+        )
+        return all(got is None or bound is None or got <= bound for got, bound in pairs)
 
     def _recovered(self, plan: Plan) -> Program:
         program = refit(self.sites, plan, self.calibration)
-        batches = self.task.train_batches() if self.trial_steps else None
+        batches = train_batches(self.task) if self.trial_steps else None
         if batches is None:
             return program
-        dense = self.sites.program
-        return distil(program, dense, batches, steps=self.trial_steps, seed=0).program
+        return distil(
+            program,
+            self.sites.program,
+            batches,
+            steps=self.trial_steps,
+            minutes=self.trial_minutes,
+            seed=self.seed,
+        ).program
 
     @torch.no_grad()
-    def _score(self, program: Program) -> float:
-        score = self.task.validate(lambda batch: program(*batch))
+    def _score(self, program: Program) -> tuple[float, tuple[float, ...] | None]:
+        """The score, and the numbers whose mean it is."""
+        with blaming(self.task, "validate"):
+            score = self.task.validate(lambda batch: program(*batch))
         if score is not None:
-            return float(np.mean(score))
+            numbers = np.asarray(score, dtype=float)
+            if not numbers.size or not np.isfinite(numbers).all():
+                raise InputError(
+                    f"task {self.task.name}: validate() gave {score!r}, wanted finite numbers"
+                )
+            each = tuple(numbers.tolist()) if numbers.ndim == 1 else None
+            return float(numbers.mean()), each
         outputs = (as_tuple(program(*batch)) for batch in self.evidence.batches)
-        return -self.evidence.moved(outputs)
+        return -self.evidence.moved(outputs), None
 
 
 def _hashes(rounds: Sequence[Round]) -> set[str]:
     return {c.plan.hash for each in rounds for c in each.candidates}
 
 
-def _fits(candidate: Candidate, bound_ms: float | None) -> bool:
-    return bound_ms is None or (candidate.measured_ms or 0.0) <= bound_ms
+def _with_costs(candidate: Candidate, found: Measurement, percentile: int) -> Candidate:
+    memory = found.peak_memory_mb
+    return replace(
+        candidate,
+        measured_ms=found.percentile_ms(percentile),
+        peak_memory_mb=None if memory is None else memory * MB_PER_MIB,
+        size_mb=found.file_size_mb * MB_PER_MIB,
+    )
+
+
+def _off(
+    measured: Sequence[float | None], predicted: Sequence[float], bound: float | None
+) -> float:
+    """The median of measured over predicted where the bound was missed; 1 where it was not."""
+    pairs = zip(measured, predicted, strict=True)
+    off = [got / said for got, said in pairs if bound and got and got > bound]
+    return statistics.median(off) if off else 1.0
 
 
 def _around(weights: Mapping[str, float]) -> list[dict[str, float]]:
@@ -293,22 +292,3 @@ def _around(weights: Mapping[str, float]) -> list[dict[str, float]]:
         for axis in ("length", "depth")
         for factor in AXIS_FACTORS
     ]
-
-
-def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """The highest score; of equals, and of candidates that are all over budget, the fastest."""
-
-    def rank(candidate: Candidate) -> tuple[float, float]:
-        score = -math.inf if candidate.score is None else candidate.score
-        return score, -(candidate.measured_ms or candidate.predicted_ms)
-
-    return max(candidates, key=rank)
-
-
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    return asdict(candidate) | {"plan": candidate.plan.to_json()}
-
-
-def _candidate(body: dict[str, Any]) -> Candidate:
-    certificate = Certificate(**body["certificate"])
-    return Candidate(**body | {"plan": Plan.from_json(body["plan"]), "certificate": certificate})

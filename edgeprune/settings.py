@@ -11,6 +11,8 @@ from edgeprune.lower.artifact import Precision
 # 40 steps bring a uniform plan of MiniLM from 72.6 to 79.2 points on the validation split, 120 to
 # 79.8; the joint one from 80.2 to 82.3 and 82.6.
 TRIAL_STEPS = 48
+# They take 40 s for MiniLM on 2 cores; a large model gets fewer.
+TRIAL_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Settings:
         precision: None takes the profile's.
         device: "local", or None: the profile's device is not at hand.
         threads: of the runtime on the device.
-        recover_minutes: of distillation; 0 leaves the least-squares refit alone.
-        recover_steps: of distillation, if that is fewer.
+        recover_minutes: of distillation at most; 0 leaves the least-squares refit alone.
+        recover_steps: of distillation, exactly, however long they take: the same steps give the
+            same file. None takes as many as fit into the minutes.
     """
 
     profile: str
@@ -36,7 +39,7 @@ class Settings:
     criterion: str = DEFAULT
     solver: str = "auto"
     recover_minutes: float = 12.0
-    recover_steps: int = 4000
+    recover_steps: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -47,6 +50,16 @@ class Settings:
         return self.device or ("local" if self.profile == "host" else None)
 
     @property
+    def distils(self) -> bool:
+        """Whether distillation is asked for, should the task give training batches."""
+        return bool(self.recover_steps or self.recover_minutes)
+
+    @property
     def trial_steps(self) -> int:
-        """Of distillation, before candidate plans are scored; 0 where there is no recovery."""
-        return min(TRIAL_STEPS, self.recover_steps) if self.recover_minutes else 0
+        """Of distillation, before candidate plans are scored."""
+        return min(TRIAL_STEPS, self.recover_steps or TRIAL_STEPS) if self.distils else 0
+
+    @property
+    def trial_minutes(self) -> float | None:
+        """What those steps may take for one candidate; None where steps are exact."""
+        return None if self.recover_steps else TRIAL_SHARE * self.recover_minutes

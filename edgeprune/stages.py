@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import TypeVar
 
 from edgeprune import console, files
 from edgeprune.errors import InputError
+from edgeprune.versions import versions
 
 Result = TypeVar("Result")
 
@@ -46,6 +49,26 @@ class Stages:
                 f"{out}: cannot be written to ({error.strerror}). Give another --out folder."
             ) from error
 
+    def __enter__(self) -> Stages:
+        """Take the folder for this build alone.
+
+        Raises:
+            InputError: another build is at work in it.
+        """
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise InputError(
+                f"{self.folder.parent}: another build is at work in this folder. Wait for it, or "
+                "give another --out folder."
+            ) from error
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        os.close(self._lock)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announce a stage and time it."""
@@ -56,8 +79,8 @@ class Stages:
         self.times[-1].seconds = time.monotonic() - started
 
     def path(self, name: str, *key: object, suffix: str) -> Path:
-        """Where a result lies that depends on nothing but ``key``."""
-        return self.folder / f"{name}-{files.content_hash(*key)}{suffix}"
+        """Where a result lies that depends on nothing but ``key`` and the versions at work."""
+        return self.folder / f"{name}-{files.content_hash(*key, versions())}{suffix}"
 
     def keep(
         self,

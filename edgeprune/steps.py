@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
+from edgeprune.candidates import SearchResult
 from edgeprune.cost import CostTable, estimate_costs, measure_costs
 from edgeprune.devices import (
     Device,
@@ -23,6 +26,7 @@ from edgeprune.devices import (
 )
 from edgeprune.errors import InputError
 from edgeprune.formulate import Choices
+from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
 from edgeprune.lower import Artifact, lower, write_delegation
 from edgeprune.lower.artifact import Precision
@@ -30,21 +34,27 @@ from edgeprune.lower.manifest import manifest, write_manifest
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
+from edgeprune.program.graph import shape
 from edgeprune.recover import Distilled, distil, refit
-from edgeprune.search import Search, SearchResult
+from edgeprune.search import Search
 from edgeprune.settings import Settings
 from edgeprune.sites import Sites, find_sites
 from edgeprune.stages import Stages
-from edgeprune.task import Batch, Task, check_task
+from edgeprune.task import Batch, Task, blaming, check_task, train_batches
 from edgeprune.validate import Predicted, Reference, Scored, Verdict, take_score, validate
 from edgeprune.validate.timing import MB_PER_MIB, check_latency
+
+log = logging.getLogger(__name__)
 
 # Damage is a ratio of sums over examples: 64 place it within a few percent, and every further
 # one costs a forward pass per measured cut.
 SCORED_EXAMPLES = 64
+ROWS_PER_COLUMN = 4
 MEASURED_WIDTHS = 8
 MEASURED_TOKENS = 6
 DENSE_ROUNDS = 50
+# Of distillation, where time allows more: a small model has long learned all it can.
+MOST_STEPS = 4000
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Planned:
 def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
     """The device, what is asked of it, and the number format."""
     profile = load_profile(settings.profile)
+    if settings.device == "local" and settings.profile != "host":
+        check_is_host(profile)
     budget = Budget.parse(settings.budget) if settings.budget else profile.budget
     note = profile.lowering_note()
     if note:
@@ -76,8 +88,10 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
 def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
     """The program and the calibration batches."""
     check_task(task)
+    with blaming(task, "model"):
+        model = task.model()
     program = capture(
-        task.model(),
+        model,
         task.example_inputs(),
         input_names=task.input_names,
         output_names=task.output_names,
@@ -94,6 +108,11 @@ def sites_stage(program: Program, out: Path) -> Sites:
     if not sites.cuttable:
         reasons = "; ".join(f"{s.name}: {s.why_not}" for s in sites.sites[:5]) or "no weights found"
         raise InputError(f"nothing in this model can be cut. {reasons}. See sites.json.")
+    if not sites.residuals:
+        raise InputError(
+            "the model has no residual sub-layer x + f(x); plans are made of those. "
+            "See sites.json for what `edgeprune apply` can cut by a plan of your own."
+        )
     counts: dict[str, int] = {}
     for site in sites.cuttable:
         counts[site.axis] = counts.get(site.axis, 0) + 1
@@ -110,7 +129,7 @@ def score_stage(
     settings: Settings,
 ) -> Damage:
     """Every unit ranked, and the damage of every site measured alone."""
-    batches = first_examples(calibration, SCORED_EXAMPLES)
+    batches = scored_examples(sites, calibration)
     widths = {
         site.name: _spread([o.units for o in options if 0 < o.units < site.units], MEASURED_WIDTHS)
         for site, options in ((choice.site, choice.options) for choice in choices)
@@ -192,9 +211,11 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         (c.residual.name, [o.units for o in c.options], c.stream is not None)
         for c in search.choices
     ]
-    asked = (asdict(search.bounds), search.precision, search.solver, search.trial_steps, open_)
+    measured = (search.damage.to_json(), search.table.hash, search.task.content_hash())
+    asked = (asdict(search.bounds), search.precision, search.solver, open_)
+    trial = (search.trial_steps, search.seed)
     found = stages.keep(
-        stages.path("search", search.damage.to_json(), search.table.hash, *asked, suffix=".json"),
+        stages.path("search", *measured, *asked, *trial, suffix=".json"),
         search.run,
         lambda result, path: files.write_json(path, "search", result.to_json()),
         lambda path: SearchResult.from_json(files.read_json(path, "search")),
@@ -202,10 +223,14 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
     chosen = found.chosen
     found.plan.write(
         settings.out / "plan.json",
-        predicted={"latency_ms": chosen.predicted_ms, "damage": chosen.damage},
+        predicted={
+            "latency_ms": chosen.predicted_ms,
+            "damage": chosen.damage,
+            "provenance": search.table.provenance,
+        },
         certificate=asdict(chosen.certificate) | {"weights": dict(chosen.weights)},
     )
-    word = "predicted" if chosen.measured_ms is None else "measured"
+    word = "estimated" if chosen.measured_ms is None else "measured"
     console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
     return found
 
@@ -226,26 +251,28 @@ def recover_stage(
         lambda program, path: program.save(path),
         Program.load,
     )
-    batches = task.train_batches() if settings.recover_minutes else None
+    refitted = replace(
+        refitted,
+        input_names=sites.program.input_names,
+        output_names=sites.program.output_names,
+        meta=sites.program.meta,
+    )
+    batches = train_batches(task) if settings.distils else None
     if batches is None:
-        console.say(
-            "  no distillation: "
-            + (
-                "the task gives no training batches"
-                if settings.recover_minutes
-                else "recover_minutes is 0"
-            )
-        )
+        why = "the task gives no training batches" if settings.distils else "not asked for"
+        console.say(f"  no distillation: {why}")
         distilled, program = None, refitted
     else:
+        steps = settings.recover_steps
+        minutes = None if steps else settings.recover_minutes
         distilled = distil(
             refitted,
             sites.program,
             batches,
-            steps=settings.recover_steps,
-            minutes=settings.recover_minutes,
+            steps=steps or MOST_STEPS,
+            minutes=minutes,
             seed=settings.seed,
-            checkpoint=stages.path("distilled", *key, settings.recover_minutes, suffix=".ckpt"),
+            checkpoint=stages.path("distilled", *key, steps, minutes, suffix=".ckpt"),
         )
         program = distilled.program
         console.say(
@@ -290,7 +317,7 @@ def validate_stage(
     """
     search, found, dense = planned.search, planned.found, planned.dense
     task, program, device = search.task, search.sites.program, search.device
-    path = stages.path("dense-score", program.fingerprint, task.name, suffix=".pt")
+    path = stages.path("dense-score", program.fingerprint, task.content_hash(), suffix=".pt")
     scored = stages.keep(
         path,
         lambda: take_score(task, lambda batch: program(*batch), "dense program"),
@@ -334,13 +361,29 @@ def operators_of(
     }
 
 
-def first_examples(batches: tuple[Batch, ...], count: int) -> tuple[Batch, ...]:
-    """The first batches that hold ``count`` examples; all of them if there are fewer."""
+def scored_examples(sites: Sites, calibration: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """The first batches that hold enough examples to rank units and measure damage on.
+
+    A matrix refitted to fewer rows than it has columns fits them by heart, and cuts look free.
+    """
+    columns_per_row = 0.0
+    for reader in Evidence(sites, ()).readers.values():
+        rows = math.prod(shape(reader.source)[1:-1])
+        columns_per_row = max(columns_per_row, shape(reader.source)[-1] / rows)
+    wanted = max(SCORED_EXAMPLES, math.ceil(ROWS_PER_COLUMN * columns_per_row))
     taken: list[Batch] = []
-    for batch in batches:
-        if sum(len(each[0]) for each in taken) >= count:
+    count = 0
+    for batch in calibration:
+        if count >= wanted:
             break
         taken.append(batch)
+        count += len(batch[0])
+    if count < columns_per_row:
+        log.warning(
+            "calibration gives %d examples, wanted %d: with fewer than %d the least-squares refit "
+            "fits them by heart, and cuts look better than they are",
+            *(count, wanted, math.ceil(columns_per_row)),
+        )
     return tuple(taken)
 
 

@@ -10,6 +10,7 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import InputError
+from edgeprune import files
+from edgeprune.errors import EdgepruneError, InputError
 
 Batch: TypeAlias = tuple[Tensor, ...]
 """The model's inputs in order, each ``[batch, ...]``."""
@@ -90,7 +92,7 @@ class Task(ABC):
         ``predict`` takes batches of any size, on the CPU.
         """
 
-    def validate(self, predict: Predict) -> float | None:
+    def validate(self, predict: Predict) -> Score | None:
         """The score on a validation split: candidate plans are chosen by it.
 
         None (the default): they are chosen by how little they move the outputs.
@@ -100,6 +102,19 @@ class Task(ABC):
     def train_batches(self) -> Iterator[Batch] | None:
         """Endless seeded batches without labels to distil on; None (the default): no distilling."""
         return None
+
+    def flags(self) -> dict[str, str]:
+        """The flags that name this task to the command, without folders."""
+        own = f"{type(self).__module__}:{type(self).__name__}"
+        built_in = {place: name for name, place in BUILT_IN.items()}
+        return {"task": built_in.get(own, f"{_file(self).name}:{type(self).__name__}")}
+
+    def content_hash(self) -> str:
+        """Changes with the task's code: what was scored by other code is not to be compared."""
+        try:
+            return files.content_hash(self.name, _file(self).read_text())
+        except OSError:  # typed at a prompt
+            return files.content_hash(self.name)
 
 
 class Recorded:
@@ -125,18 +140,8 @@ class Recorded:
 
 def cosines(answers: Tensor, wanted: Tensor) -> Tensor:
     """Each example's cosine between two models' answers ``[examples, ...]``: ``[examples]``."""
-    return nn.functional.cosine_similarity(answers.flatten(1), wanted.flatten(1))
-
-
-def one_by_one(predict: Predict) -> Predict:
-    """Let a ``predict`` that takes one example at a time (a lowered model) take any batch."""
-
-    def predict_batch(inputs: Batch) -> Tensor | Batch:
-        answers = [output_tuple(predict(row)) for row in batches(inputs, 1)]
-        outputs = tuple(torch.cat(parts) for parts in zip(*answers, strict=True))
-        return outputs if len(outputs) > 1 else outputs[0]
-
-    return predict_batch
+    mine, theirs = (each.reshape(len(each), -1) for each in (answers, wanted))
+    return nn.functional.cosine_similarity(mine, theirs)
 
 
 def predict_all(predict: Predict, inputs: Batch, size: int = 32) -> Tensor:
@@ -184,13 +189,52 @@ def load_task(spec: str) -> Task:
     return _construct(getattr(module, class_name), spec, Path(str(module.__file__)))
 
 
+@contextmanager
+def blaming(task: Task, method: str) -> Iterator[None]:
+    """Around a call of the user's own method.
+
+    Raises:
+        InputError: it failed (traceback in ``detail``); what we ourselves raise passes.
+    """
+    try:
+        yield
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"task {task.name}: {method}() raised {_one_line(error)}{_line_in(error, _file(task))}",
+            traceback.format_exc(),
+        ) from error
+
+
+def train_batches(task: Task) -> Iterator[Batch] | None:
+    """The task's training batches, blamed on it where they fail; None if it has none."""
+    with blaming(task, "train_batches"):
+        stream = task.train_batches()
+    return None if stream is None else _drawn(task, iter(stream))
+
+
+def _drawn(task: Task, stream: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        with blaming(task, "train_batches"):
+            batch = next(stream, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _file(task: Task) -> Path:
+    return Path(getattr(sys.modules.get(type(task).__module__), "__file__", None) or "")
+
+
 def check_task(task: Task) -> None:
     """Check that example inputs and calibration batches are of one shape and finite.
 
     Raises:
         InputError: names the first batch and input that do not fit, got and wanted.
     """
-    examples = task.example_inputs()
+    with blaming(task, "example_inputs"):
+        examples = task.example_inputs()
     names = task.input_names or tuple(f"input {i}" for i in range(len(examples)))
     if len(names) != len(examples):
         raise InputError(
@@ -200,8 +244,10 @@ def check_task(task: Task) -> None:
     check_batch(examples, examples, names, where)
     if len(examples[0]) < 2:
         raise InputError(f"{where}: got a batch of 1, wanted at least 2 examples")
+    with blaming(task, "calibration"):
+        calibration = tuple(task.calibration())
     count = 0
-    for count, batch in enumerate(task.calibration(), start=1):
+    for count, batch in enumerate(calibration, start=1):
         check_batch(batch, examples, names, f"task {task.name}: calibration batch {count}")
     if not count:
         raise InputError(f"task {task.name}: calibration() gives no batch, wanted at least one")
@@ -238,7 +284,7 @@ def _check_tensor(tensor: object, example: Tensor, where: str) -> None:
     if tensor.dtype != example.dtype:
         raise InputError(f"{where}: got {tensor.dtype}, wanted {example.dtype}. Convert it first.")
     if not tensor.isfinite().all():
-        bad = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0])
+        bad = int((~tensor.isfinite()).reshape(len(tensor), -1).any(1).nonzero()[0])
         raise InputError(f"{where}: NaN or infinity in example {bad}, wanted finite numbers")
 
 

@@ -96,14 +96,19 @@ class LlamaLast(nn.Module):
 class FusedBlock(nn.Module):
     """A pre-norm layer whose queries, keys and values come out of one matrix."""
 
-    def __init__(self) -> None:
+    def __init__(self, sliced: bool) -> None:
         super().__init__()
+        self.sliced = sliced
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.up, self.down = nn.Linear(WIDTH, NEURONS), nn.Linear(NEURONS, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        qkv = self.qkv(self.norm1(x))
+        parts = qkv.chunk(3, dim=-1)
+        if self.sliced:
+            one, two = WIDTH, 2 * WIDTH
+            parts = (qkv[..., :one], qkv[..., one:two], qkv[..., two:])
         q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
@@ -116,7 +121,7 @@ class Fused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inward = nn.Linear(8, WIDTH)
-        self.layers = nn.ModuleList([FusedBlock(), FusedBlock()])
+        self.layers = nn.ModuleList([FusedBlock(sliced) for sliced in (False, True)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inward(x)

@@ -131,6 +131,21 @@ def test_a_missing_or_raising_task_file_is_named() -> None:
     assert "Did you mean" in refused_build("--task", "digit-vit")
 
 
+@pytest.mark.parametrize("method", ["model", "example_inputs", "calibration", "evaluate"])
+def test_a_task_whose_method_raises_is_named_with_its_line(method: str) -> None:
+    text = Path(tiny_task(Path.cwd())).read_text()
+    start = text.index(f"def {method}(self")
+    place = text.index("\n", start) + 1
+    Path("tiny.py").write_text(text[:place] + "        {}['words']\n" + text[place:])
+    ended = edgeprune(
+        "build", "--quiet", "--out", "out", "--profile", "pixel8", "--task", "tiny.py"
+    )
+    line = text[:place].count("\n") + 1
+    assert ended.exit_code == 2
+    assert f"task Tiny: {method}() raised KeyError: 'words' (line {line})" in ended.message
+    assert "verdict.json" not in files_in(Path("out"))
+
+
 def test_a_model_that_cannot_be_exported_gets_torchs_reason_in_one_line() -> None:
     task = Path(tiny_task(Path.cwd()))
     text = task.read_text().replace(

@@ -27,7 +27,7 @@ FILES = (
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("digits")
     asked = {"profile": "host", "budget": "latency=70%", "out": out}
-    return asked | {"recover_minutes": 2.0, "recover_steps": 60}
+    return asked | {"recover_steps": 60}
 
 
 @pytest.fixture(scope="module")

@@ -134,9 +134,88 @@ def test_plan_stops_at_the_plan_that_build_uses(
 ) -> None:
     words = ("plan", "--profile", "pixel8", "--task", task, "--out", tmp_path / "out")
     ended = edgeprune(*words, "--json")
-    assert ended.exit_code == 0
+    assert ended.exit_code == 6
+    assert json.loads(ended.stdout)["estimated"] is True
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["predicted"]["provenance"] == (
+        "estimated"
+    )
     assert json.loads(ended.stdout)["plan"] == json.loads(built[1].stdout)["plan"]
     assert "model.pte" not in files_in(tmp_path / "out")
+
+
+def test_the_report_says_how_to_make_it_again(built: tuple[Path, Ended]) -> None:
+    command = json.loads((built[0] / "report.json").read_text())["reproduce"]["command"]
+    budget = ep.load_profile("pixel8").budget
+    assert command == (
+        f"edgeprune build --profile pixel8 --task tiny.py:Tiny --budget {budget} "
+        "--precision int8 --seed 0 --recover-minutes 12"
+    )
+
+
+def test_exact_steps_give_the_same_file_in_another_folder(tmp_path: Path) -> None:
+    text = Path(tiny_task(tmp_path)).read_text()
+    stream = """
+    def train_batches(self):
+        rng = torch.Generator().manual_seed(2)
+        while True:
+            yield (torch.randn(16, 8, 16, generator=rng),)
+"""
+    (tmp_path / "tiny.py").write_text(text + stream)
+    made = []
+    for name in ("one", "two"):
+        words = ("build", "--profile", "pixel8", "--task", tmp_path / "tiny.py", "--json")
+        steps = ("--recover-steps", 6, "--criterion", "l1", "--out", tmp_path / name)
+        assert edgeprune(*words, *steps).exit_code == 6
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        assert report["recovery"]["steps"] == 6
+        assert "--criterion l1 --recover-steps 6" in report["reproduce"]["command"]
+        made.append((manifest["plan"], manifest["sha256"]["model.pte"]))
+    assert made[0] == made[1]
+
+
+STAGE_FUNCTIONS = (
+    *("profile_stage", "capture_stage", "sites_stage", "score_stage", "cost_stage"),
+    *("solve_stage", "recover_stage", "lower_stage", "validate_stage"),
+)
+
+
+def test_ctrl_c_in_any_stage_leaves_whole_files_and_the_build_goes_on(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ("build", "--profile", "pixel8", "--task", task, "--out", tmp_path / "out")
+    for name in STAGE_FUNCTIONS:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"edgeprune.build.{name}", interrupted)
+            ended = edgeprune(*words, "--quiet")
+        assert ended.exit_code == 130
+        assert ended.message == "stopped; run the same command again to continue"
+        assert "verdict.json" not in files_in(tmp_path / "out")
+    ended = edgeprune(*words)
+    assert ended.exit_code == 6
+    assert all(f"resumed from {name}" in ended.stdout for name in ("damage", "search", "refitted"))
+
+
+def test_a_build_that_was_killed_goes_on(task: str, tmp_path: Path) -> None:
+    words = ("build", "--profile", "pixel8", "--task", task, "--out", tmp_path / "out")
+    with start(*words) as process:
+        assert process.stdout is not None
+        while "stage 6/9" not in (line := process.stdout.readline()):
+            assert line, "ended before the stage"
+        process.kill()
+    ended = edgeprune(*words)
+    assert ended.exit_code == 6 and "resumed from damage" in ended.stdout
+
+
+def test_this_machine_does_not_measure_in_a_phones_name(task: str, tmp_path: Path) -> None:
+    words = ("--profile", "pixel8", "--device", "local", "--task", task, "--out", tmp_path / "out")
+    ended = edgeprune("build", *words, "--quiet")
+    assert ended.exit_code == 2
+    assert "is no Google Pixel 8: it has no neon" in ended.message
+    assert files_in(tmp_path / "out") == []
 
 
 def test_a_bound_nothing_can_meet_ends_in_3_and_says_what_is_reachable(

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from models import NEURONS, TOKENS, sites
+from models import NEURONS, TOKENS, WIDTH, FusedBlock, noise, sites
+from torch import Tensor, nn
 
 from edgeprune.cost import CostTable, estimate_costs
 from edgeprune.formulate import (
@@ -22,7 +23,8 @@ from edgeprune.formulate import (
 from edgeprune.importance import Damage
 from edgeprune.plan import check_plan
 from edgeprune.profile import Multiples, load_profile
-from edgeprune.sites import Site, Sites
+from edgeprune.program import capture
+from edgeprune.sites import Site, Sites, find_sites
 from edgeprune.solve import Problem
 from edgeprune.solve.problem import FrontPoint, evaluate
 from edgeprune.surgery import apply
@@ -244,3 +246,35 @@ def test_long_inputs_are_cut_to_multiples() -> None:
     got = token_levels(found, Multiples(heads=1, ffn=1, tokens=4))
     assert got[0] == size == 17
     assert all(level % 4 == 0 for level in got[1:])
+
+
+class TwoTowers(nn.Module):
+    """Two encoders, of 12 and of 6 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.ModuleList([FusedBlock(sliced=False)])
+        self.right = nn.ModuleList([FusedBlock(sliced=False)])
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.left[0](x).mean(1) + self.right[0](y).mean(1)
+
+
+def test_of_two_towers_the_longer_is_shortened_and_the_other_priced_as_it_is() -> None:
+    examples = (noise(3, 12, WIDTH, seed=0), noise(3, 6, WIDTH, seed=1))
+    towers = find_sites(capture(TwoTowers().eval(), examples))
+    choices, levels = choices_of(towers, ANY), token_levels(towers, ANY)
+    assert [c.stream and c.stream.name for c in choices] == ["left.0.tokens", None, None, None]
+    assert levels[0] == 12
+    widths = [site for site in towers.cuttable if site.kind == "width"]
+    damage = Damage(
+        orders={site.name: tuple(range(site.units)) for site in widths},
+        width={site.name: {site.units: 0.0, 1: 1.0} for site in widths},
+        removed={residual.name: 1.0 for residual in towers.residuals},
+        tokens={stream.name: {stream.tokens.size: 0.0, 1: 1.0} for stream in towers.streams},
+    )
+    table = estimate_costs(towers, load_profile("pixel8"), "int8")
+    problem = formulate(towers, choices, levels, damage, table)
+    left, right = (block.latency_ms[-1] for block in (problem.blocks[1], problem.blocks[3]))
+    assert left[-1] < left[0]
+    assert (right == table.block_ms("right.0.ffn", NEURONS, 6)).all()

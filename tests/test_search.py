@@ -15,16 +15,19 @@ from models import inputs, model, program
 from searches import estimated_search
 from torch import nn
 
+from edgeprune.budget import AbsoluteBudget
+from edgeprune.candidates import Candidate, SearchResult
 from edgeprune.devices import DeviceState, Measurement, Workload
-from edgeprune.errors import InfeasibleError
+from edgeprune.errors import InfeasibleError, InputError
 from edgeprune.formulate import formulate
 from edgeprune.importance import Evidence
-from edgeprune.plan import check_plan
+from edgeprune.plan import Plan, check_plan
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import distil, refit
-from edgeprune.search import MARGIN, Candidate, Search, SearchResult
+from edgeprune.search import MARGIN, Search
 from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
+from edgeprune.validate.timing import MB_PER_MIB
 
 STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
 
@@ -71,6 +74,7 @@ class ScriptedDevice:
         self.script_ms = script_ms
         self.dense_ms: float | None = None
         self.slow: dict[str, float] = {}
+        self.memory_mib: list[float] = []
         self.asked: list[list[str]] = []
 
     def measure(
@@ -78,11 +82,12 @@ class ScriptedDevice:
     ) -> dict[str, Measurement]:
         assert all(each.path.stat().st_size > 1000 for each in workloads[1:])
         took = self.script_ms[len(self.asked)]
+        heavy = self.memory_mib.pop(0) if memory else None
         self.asked.append([each.name for each in workloads])
         times = {each.name: self.slow.get(each.name, took) for each in workloads}
         times["dense"] = self.dense_ms or took
         return {
-            name: Measurement(name, (ms,) * 3, 1.0, 1.0, None, 1.0, STATE)
+            name: Measurement(name, (ms,) * 3, 1.0, 1.0, heavy, 0.01, STATE)
             for name, ms in times.items()
         }
 
@@ -123,7 +128,7 @@ def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> Non
     assert result.chosen.predicted_ms == pytest.approx(predicted)
     assert predicted <= MARGIN * bound_of(search)
     assert result.chosen.measured_ms is None and only.dense_ms is None
-    assert only.correction == 1.0
+    assert only.correction.latency == 1.0
     assert len({candidate.plan.hash for candidate in only.candidates}) == len(only.candidates) > 1
 
 
@@ -156,7 +161,7 @@ def test_candidates_go_on_in_a_direction_that_scores_better(
         return formulate(*arguments)
 
     monkeypatch.setattr("edgeprune.search.formulate", noted)
-    monkeypatch.setattr(Search, "_score", lambda self, program: float(program.parameters))
+    monkeypatch.setattr(Search, "_score", lambda self, program: (float(program.parameters), None))
     result = search.run()
     assert result.chosen.score == max(c.score for c in every(result) if c.score is not None)
     assert result.chosen.weights == {"length": 0.5}
@@ -192,12 +197,12 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
     closed, device = with_device(search, tmp_path, 1.2, 0.95)
     first, second = closed.run().rounds
     (over,) = first.candidates
-    assert first.correction == 1.0
-    assert second.correction == pytest.approx(1.2 * bound_of(search) / over.predicted_ms)
-    assert second.correction > 1.2
+    assert first.correction.latency == 1.0
+    assert second.correction.latency == pytest.approx(1.2 * bound_of(search) / over.predicted_ms)
+    assert second.correction.latency > 1.2
     for candidate in second.candidates:
         by_table = search.table.predict(search.sites, candidate.plan).latency_ms
-        assert candidate.predicted_ms == pytest.approx(second.correction * by_table)
+        assert candidate.predicted_ms == pytest.approx(second.correction.latency * by_table)
         assert candidate.predicted_ms <= MARGIN * bound_of(search)
     assert all(c.score is None for c in first.candidates)
     assert all(c.score is not None for c in second.candidates)
@@ -219,7 +224,50 @@ def test_a_plan_over_budget_is_solved_again_although_others_fit(
     (again,) = second.candidates
     assert again.weights == plain.weights == {}
     assert again.plan != plain.plan and again.score is not None
-    assert second.correction == pytest.approx(1.05 * bound_of(search) / plain.predicted_ms)
+    assert second.correction.latency == pytest.approx(1.05 * bound_of(search) / plain.predicted_ms)
+
+
+@pytest.mark.usefixtures("one_candidate")
+def test_memory_over_budget_is_corrected_too(search: Search, tmp_path: Path) -> None:
+    dense = search.table.predict(search.sites, Plan(search.sites.program.fingerprint))
+    asked = 0.998 * dense.peak_memory_mb  # most of it are embeddings
+    bounds = AbsoluteBudget(None, asked * MB_PER_MIB, None, None, 50)
+    closed, device = with_device(search, tmp_path, 0.9, 0.9)
+    device.memory_mib = [1.002 * asked, 0.95 * asked]
+    first, second = replace(closed, bounds=bounds).run().rounds
+    (over,), (within,) = first.candidates, second.candidates
+    assert over.score is None and over.peak_memory_mb == pytest.approx(1.002 * asked * MB_PER_MIB)
+    assert within.score is not None
+    said = search.table.predict(search.sites, over.plan).peak_memory_mb
+    assert second.correction.memory == pytest.approx(1.002 * asked / said)
+    assert second.correction.latency == 1.0
+    again = search.table.predict(search.sites, within.plan).peak_memory_mb
+    assert again * second.correction.memory <= asked
+
+
+def test_a_correction_that_asks_too_much_leaves_the_plans_that_fit(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.search.PASSES", 0)
+    plain = search.run().rounds[0].candidates[0]
+    closed, device = with_device(search, tmp_path, 0.95)
+    device.slow = {plain.plan.hash: 100 * bound_of(search)}
+    (only,) = closed.run().rounds
+    assert [c.score is None for c in only.candidates].count(True) == 1
+
+
+def test_an_unreachable_bound_is_said_in_the_users_numbers(search: Search) -> None:
+    least = replace(search.bounds, latency_ms=None, size_mb=0.01)
+    with pytest.raises(InfeasibleError, match=r"size asked ≤ 0\.01 MB.*[Ee]stimate"):
+        replace(search, bounds=least).run()
+
+
+def test_a_validation_score_that_is_no_number_is_refused(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unscored, "validate", lambda self, predict: float("nan"))
+    with pytest.raises(InputError, match=r"validate\(\) gave nan"):
+        search.run()
 
 
 @pytest.mark.usefixtures("one_candidate")
@@ -233,7 +281,9 @@ def test_a_share_is_judged_by_the_dense_model_beside_it(search: Search, tmp_path
     device.dense_ms = 2.0 * bound_of(search)
     over, corrected = shared.run().rounds
     (candidate,) = over.candidates
-    assert corrected.correction == pytest.approx(1.1 * bound_of(search) / candidate.predicted_ms)
+    assert corrected.correction.latency == pytest.approx(
+        1.1 * bound_of(search) / candidate.predicted_ms
+    )
 
 
 @pytest.mark.usefixtures("one_candidate")

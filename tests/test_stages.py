@@ -102,10 +102,26 @@ def test_stages_are_announced_by_number_and_timed(
         with stages.stage(name):
             pass
     assert [time.name for time in stages.times] == list(NAMES)
-    assert all(0 <= time.seconds < 1 for time in stages.times)
     told = capsys.readouterr()
     lines = [line for line in (told.out + told.err).splitlines() if line]
     assert ["1/2" in lines[0], "second" in lines[1]] == [True, True]
+
+
+def test_a_folder_belongs_to_one_build_at_a_time(stages: Stages) -> None:
+    with stages:
+        other = Stages(stages.folder.parent, NAMES)
+        with pytest.raises(InputError, match="another build is at work in this folder"), other:
+            pass
+    with other:
+        pass
+
+
+def test_another_version_at_work_makes_anew(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stages.path("result", "key", suffix=".json")
+    monkeypatch.setattr("edgeprune.stages.versions", lambda: {"edgeprune": "99"})
+    assert stages.path("result", "key", suffix=".json") != before
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgeprune.errors import InputError
 from edgeprune.program import capture
@@ -19,7 +19,6 @@ from edgeprune.task import (
     check_task,
     cosines,
     load_task,
-    one_by_one,
     predict_all,
 )
 
@@ -158,15 +157,6 @@ def test_inputs_of_one_batch_have_as_many_examples_each() -> None:
     task.input_names = ("sound", "mask")
     with pytest.raises(InputError, match=r"differ in their number of examples \(4, 3\)"):
         check_task(task)
-
-
-def test_a_model_that_takes_one_example_answers_a_batch() -> None:
-    def single(inputs: Batch) -> Tensor:
-        assert len(inputs[0]) == 1
-        return 2 * inputs[0]
-
-    x = torch.rand(5, 3)
-    assert torch.equal(predict_all(one_by_one(single), (x,), size=3), 2 * x)
 
 
 def test_recorded_answers_compare_two_models_on_the_same_pass() -> None:

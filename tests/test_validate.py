@@ -275,6 +275,34 @@ def test_a_selection_that_repeats_a_token_is_refused(slim: Program) -> None:
     assert not compare(slim, inputs, outputs, (first, second), "fp32").selections_agree
 
 
+def test_single_numbers_are_compared_over_all_examples() -> None:
+    program = capture(nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)), (torch.randn(4, 5),))
+    inputs = (torch.randn(64, 5),)
+    with torch.no_grad():
+        wanted = program(*inputs)
+    assert wanted.shape == (64,)
+    near = compare(program, inputs, (wanted + 0.01 * wanted.std() * torch.randn(64),), (), "int8")
+    assert near.outputs_agree and near.worst > 0.999
+    assert not compare(program, inputs, (wanted.flip(0),), (), "int8").outputs_agree
+
+
+def test_class_numbers_follow_their_scores_and_are_not_compared() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            scores = self.scores(x)
+            return scores, scores.argmax(-1)
+
+    program = capture(Classifier(), (torch.randn(4, 5),))
+    inputs = (torch.randn(64, 5),)
+    with torch.no_grad():
+        scores, classes = program(*inputs)
+    assert compare(program, inputs, (scores, (classes + 1) % 3), (), "fp32").worst == 0
+
+
 # Scores
 
 

@@ -38,14 +38,13 @@ from edgeprune.settings import Settings
 from edgeprune.sites import find_sites
 from edgeprune.stages import Stages
 from edgeprune.steps import (
-    SCORED_EXAMPLES,
     capture_stage,
     cost_stage,
     dense_stage,
     example_of,
-    first_examples,
     recover_stage,
     score_stage,
+    scored_examples,
     solve_stage,
 )
 from edgeprune.surgery import apply
@@ -224,7 +223,9 @@ def rows(bench: Bench, seeds: int) -> Iterator[dict[str, Any]]:
     if bench.task.name == "minilm-20news":
         makers["truncated"] = partial(truncation, bench)
     makers |= {name: lambda name=name: row(bench, name, plans[name]()) for name in plans}  # type: ignore[misc]
-    key = (bench.search.damage.to_json(), bench.goal, bench.split, bench.settings.recover_minutes)
+    search = bench.search
+    asked = (search.precision, bench.goal, bench.split, bench.settings.recover_minutes)
+    key = (search.damage.to_json(), search.table.hash, search.task.content_hash(), *asked)
     for name, make in makers.items():
         with bench.stages.stage(name):
             yield bench.stages.keep(
@@ -305,12 +306,13 @@ def main() -> None:
             dense, bounds = dense_stage(stages, sites, table, options.precision, device, budget)
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),
-            calibration=first_examples(calibration, SCORED_EXAMPLES),
+            calibration=scored_examples(sites, calibration),
             precision=options.precision,
             device=device,
             dense=dense.path,
             folder=stages.folder,
             trial_steps=settings.trial_steps,
+            seed=settings.seed,
         )
         split = "validation" if options.quick else "test"
         share = budget.latency.value

@@ -76,7 +76,7 @@ def build_flags(
         float | None, typer.Option(min=0, help="Of distillation at most; 0 leaves it out.")
     ] = None,
     recover_steps: Annotated[
-        int | None, typer.Option(min=0, help="Of distillation at most.")
+        int | None, typer.Option(min=1, help="Of distillation, exactly, whatever they take.")
     ] = None,
 ) -> None:
     """The flags that ``build`` and ``plan`` share; each is a key of ``edgeprune.toml``."""

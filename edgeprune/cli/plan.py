@@ -10,7 +10,7 @@ from edgeprune.cli.app import Outcome, command
 from edgeprune.cli.job import build_flags, read_job
 
 if TYPE_CHECKING:
-    from edgeprune.search import SearchResult
+    from edgeprune.candidates import SearchResult
 
 
 @command("plan", options=build_flags)
@@ -19,8 +19,10 @@ def plan(**flags: Any) -> Outcome:
 
     `edgeprune build` with the same flags goes on from it.
     """
-    job = read_job(**flags)
     from edgeprune.build import plan as run_plan
+    from edgeprune.validate.verdict import EXIT_CODES
+
+    job = read_job(**flags)
 
     found = run_plan(job.task, **vars(job.settings))
     _say(found)
@@ -30,8 +32,10 @@ def plan(**flags: Any) -> Outcome:
             "plan": found.plan.to_json(),
             "predicted_ms": found.chosen.predicted_ms,
             "measured_ms": found.chosen.measured_ms,
+            "estimated": found.chosen.measured_ms is None,
             "certificate": asdict(found.chosen.certificate),
-        }
+        },
+        EXIT_CODES["not_measured"] if found.chosen.measured_ms is None else 0,
     )
 
 

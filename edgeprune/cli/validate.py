@@ -53,14 +53,15 @@ def validate(
         device = opened.enter_context(connect(name, threads)) if name else None
         if device is None and asked:
             raise InputError("--budget: the device is not at hand, so nothing can be measured")
-        timing = None
+        timing, bounds = None, _bounds_of(before, job.budget)
         if device is not None:
             example = dense.example_inputs
             timing = check_latency(artifact, device, dense_file, example, memory=True)
+            bounds = timing.resolve(asked or job.budget)
         verdict = check(
             artifact,
             device,
-            bounds=timing.resolve(asked or job.budget) if timing else _bounds_of(before),
+            bounds=bounds,
             recovered=slim,
             dense=Reference(dense, dense_file),
             task=job.task,
@@ -73,12 +74,12 @@ def validate(
     return Outcome(verdict.to_json(), verdict.exit_code)
 
 
-def _bounds_of(verdict: Verdict) -> AbsoluteBudget:
+def _bounds_of(verdict: Verdict, budget: Budget) -> AbsoluteBudget:
     """The bounds that a verdict was given against."""
     wanted = {check.name: check.wanted for check in verdict.checks}
     names = ("latency_ms", "peak_memory_mb", "size_mb")
     latency, memory, size = (wanted.get(name) for name in names)
-    return AbsoluteBudget(latency, memory, size, wanted.get("score_floor"), 50)
+    return AbsoluteBudget(latency, memory, size, wanted.get("score_floor"), budget.percentile)
 
 
 def _say(verdict: Verdict, folder: Path) -> None:

@@ -61,11 +61,11 @@ def find_blocks(sites: Sites) -> tuple[Block, ...]:
 
 
 def width_sites(sites: Sites, residual: Residual) -> tuple[Site, ...]:
-    """The width sites that can be cut and lie within one sub-layer, the main one first.
+    """The width sites that can be cut and lie within this sub-layer alone, the main one first.
 
     The main site is what ``units`` of a block count: heads, kv groups, neurons or channels.
     """
-    own = set(residual.weights)
+    own = set(residual.weights) - sites.shared
     found = [
         site
         for site in sites.cuttable

@@ -36,7 +36,6 @@ def measure_costs(
     *,
     tokens: Sequence[int] | None = None,
     seed: int = 0,
-    cache: bool = True,
 ) -> CostTable:
     """Measure what the model's pieces cost on a device.
 
@@ -52,7 +51,6 @@ def measure_costs(
         tokens: token counts that plans will use, to be sampled exactly; by default an even
             spread.
         seed: of the order of measuring and of the whole-model plans.
-        cache: read samples that are there; False measures all anew.
 
     Raises:
         EdgepruneError: a piece cannot be lowered.
@@ -60,7 +58,7 @@ def measure_costs(
     blocks = find_blocks(sites)
     plans = anchor_plans(sites, seed)
     path = samples_file(sites.program, device, precision)
-    known = read_samples(path) if cache else {}
+    known = read_samples(path)
     points = list(_points(sites, blocks, plans, tokens))
     np.random.default_rng(seed).shuffle(points)  # type: ignore[arg-type]
     samples = take_samples(sites.program, device, precision, points, path, known)

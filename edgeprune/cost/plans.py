@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeprune.cost.blocks import TILED_TOKENS, TILED_UNITS, TOKEN_TILE, UNIT_TILE
+from edgeprune.cost.blocks import (
+    TILED_TOKENS,
+    TILED_UNITS,
+    TOKEN_TILE,
+    UNIT_TILE,
+    width_sites,
+)
 from edgeprune.plan import Plan
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.length import TokenStream
@@ -44,11 +50,10 @@ def random_plan(sites: Sites, rng: np.random.Generator, share: float) -> Plan:
     for residual in sites.residuals:
         if rng.random() < 0.5 * (1 - share):
             kept[residual.name] = ()
-    removed = [part.weights for part in sites.residuals if part.name in kept]
-    gone = {path for weights in removed for path in weights}
+    stay = [residual for residual in sites.residuals if residual.name not in kept]
+    inside = dict.fromkeys(site for residual in stay for site in width_sites(sites, residual))
     for site in sites.cuttable:
-        inside = not gone.issuperset(path for path, _ in site.weights)
-        if site.kind == "width" and site.exact and inside and rng.random() < 0.8:
+        if site in inside and site.exact and rng.random() < 0.8:
             count = _units(rng, site, share)
             chosen = rng.choice(site.units, count, replace=False)
             kept[site.name] = tuple(sorted(int(unit) for unit in chosen))

@@ -115,7 +115,8 @@ def samples_file(program: Program, device: Device, precision: Precision) -> Path
     state = device.state()
     shapes = [(op_name(node), node.name, shape(node)) for node in program.module.graph.nodes]
     package = Path(files.__file__).parent
-    code = [*sorted((package / "lower").glob("*.py")), package / "surgery" / "pieces.py"]
+    rooms = ("program", "surgery", "lower")
+    code = [path for room in rooms for path in sorted((package / room).glob("*.py"))]
     key = files.content_hash(
         shapes,
         precision,

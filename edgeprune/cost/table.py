@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -265,10 +265,6 @@ class CostTable:
                 f"{path}: not a complete table ({error} is missing or wrong)"
             ) from error
         return cls(**body | {"blocks": blocks, "transition": transition})
-
-    def of(self, program: str) -> CostTable:
-        """The same table for another program of the same shapes."""
-        return replace(self, program=program)
 
     def _block(self, residual: str) -> BlockCost:
         block = self._by_name.get(residual)

@@ -62,8 +62,10 @@ class LocalDevice:
             InputError: a file is missing or the runtime cannot load it.
         """
         state = self.state()
-        jobs = [{"name": load.name, **self._described(load)} for load in workloads]
-        with self._worker() as worker:
+        with self._described(*workloads) as described, self._worker() as worker:
+            jobs = [
+                {"name": load.name, **each} for load, each in zip(workloads, described, strict=True)
+            ]
             timed = worker.ask(
                 "measure", JOB_LIMIT_S, workloads=jobs, rounds=rounds, warmup=WARMUP_RUNS
             )
@@ -87,8 +89,8 @@ class LocalDevice:
 
     def peak_memory_mb(self, workload: Workload) -> float:
         """Growth of a fresh process's resident set through loading and three runs."""
-        with self._worker() as worker:
-            answer = worker.ask("memory", JOB_LIMIT_S, **self._described(workload))
+        with self._described(workload) as (described,), self._worker() as worker:
+            answer = worker.ask("memory", JOB_LIMIT_S, **described)
         return float(answer["peak_memory_mb"])
 
     def predictor(self, path: Path) -> AbstractContextManager[Predict]:
@@ -115,7 +117,8 @@ class LocalDevice:
         number = next(self._numbers)
         paths = [self._folder / f"{number}-in{i}.npy" for i in range(len(batch))]
         for path, column in zip(paths, batch, strict=True):
-            np.save(path, column.detach().contiguous().numpy())
+            with _writing(path):
+                np.save(path, column.detach().contiguous().numpy())
         pattern = self._folder / f"{number}-out{{i}}.npy"
         answer = worker.ask(
             "run",
@@ -132,8 +135,8 @@ class LocalDevice:
 
     def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
         """See ``Device.profile``."""
-        with self._worker() as worker:
-            answer = worker.ask("profile", JOB_LIMIT_S, **self._described(workload), runs=runs)
+        with self._described(workload) as (described,), self._worker() as worker:
+            answer = worker.ask("profile", JOB_LIMIT_S, **described, runs=runs)
         times: list[OperatorTime] = [
             _operator(event, entry)
             for event, entry in answer["events"].items()
@@ -148,11 +151,18 @@ class LocalDevice:
     def _worker(self) -> WorkerProcess:
         return WorkerProcess(self.affinity, self.threads)
 
-    def _described(self, workload: Workload) -> dict[str, Any]:
-        file = self._folder / f"{next(self._numbers)}.npz"
-        arrays = {f"{i:03d}": value.numpy() for i, value in enumerate(workload.inputs)}
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        return {"path": str(_existing(workload.path)), "inputs": str(file)}
+    @contextmanager
+    def _described(self, *workloads: Workload) -> Iterator[list[dict[str, str]]]:
+        """Files and inputs as the worker is told of them; the inputs are gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            told = []
+            for number, load in enumerate(workloads):
+                file = Path(folder, f"{number}.npz")
+                arrays = {f"{i:03d}": value.numpy() for i, value in enumerate(load.inputs)}
+                with _writing(file):
+                    np.savez(file, **arrays)  # type: ignore[arg-type]
+                told.append({"path": str(_existing(load.path)), "inputs": str(file)})
+            yield told
 
 
 @register_device("local")
@@ -168,6 +178,11 @@ def open_local(address: str, threads: int, cpu: int | None) -> Device:
 
 
 def _processors(threads: int, cpu: int | None) -> tuple[int, ...]:
+    if not hasattr(os, "sched_getaffinity"):
+        raise InputError(
+            "device local: this system cannot keep a process on one processor, as Linux can, so "
+            "what is measured here would not repeat. Build for another device's profile."
+        )
     allowed = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(allowed):
         raise InputError(f"got {threads} threads, wanted 1 to {len(allowed)} on this machine")
@@ -185,6 +200,17 @@ def _scratch() -> Iterator[str]:
     parent = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="edgeprune-", dir=parent) as folder:
         yield folder
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot write the runtime's inputs here ({error.strerror or error}). "
+            "Free some space."
+        ) from error
 
 
 def _existing(path: Path) -> Path:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 
 from edgeprune.devices.measurement import DeviceState
+from edgeprune.versions import versions
 
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 THERMAL_FOLDER = Path("/sys/class/thermal")
 
 
 def local_state(affinity: tuple[int, ...], threads: int) -> DeviceState:
-    """This machine now; before and after are equal until ``local_state_after``."""
+    """This machine now; before and after are equal, for whoever measures to tell apart."""
     clock, temperature = frequency_mhz(affinity[0]), temperature_c()
     return DeviceState(
         device="local",
@@ -29,17 +29,6 @@ def local_state(affinity: tuple[int, ...], threads: int) -> DeviceState:
         threads=threads,
         versions=versions(),
     )
-
-
-def versions() -> dict[str, str]:
-    """Python, and what carries the runtime, as installed."""
-    found = {"python": platform.python_version()}
-    for package in ("edgeprune", "torch", "executorch", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def frequency_mhz(cpu: int) -> float | None:

@@ -46,11 +46,6 @@ class Worker:
         self.say(event="loaded", path=path)
         return {"load_ms": elapsed * 1e3}
 
-    def unload(self, name: str) -> dict[str, Any]:
-        """Let go of a method."""
-        self.methods.pop(name, None)
-        return {}
-
     def run(self, name: str, inputs: list[str], outputs: str) -> dict[str, Any]:
         """Run each row of the ``.npy`` inputs at batch 1; stack the rows of every output.
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from edgeprune.errors import InputError
 from edgeprune.importance.readers import LinearReader, gram_of, linear_reader
 from edgeprune.importance.replay import Replay
 from edgeprune.program.program import as_tuple
@@ -67,9 +68,20 @@ class Evidence:
 
     @cached_property
     def outputs(self) -> tuple[tuple[Tensor, ...], ...]:
-        """The dense program's outputs, batch by batch."""
+        """The dense program's float outputs, batch by batch.
+
+        Raises:
+            InputError: it has none.
+        """
+        program = self.sites.program
         with torch.no_grad():
-            return tuple(as_tuple(self.sites.program(*batch)) for batch in self.batches)
+            found = tuple(_floats(as_tuple(program(*batch))) for batch in self.batches)
+        if not all(found):
+            raise InputError(
+                f"none of the model's outputs ({', '.join(program.output_names)}) is a float, so "
+                "nothing says how far a cut moves them. Let it return its scores as well."
+            )
+        return found
 
     @cached_property
     def spread(self) -> tuple[float, ...]:
@@ -84,7 +96,7 @@ class Evidence:
         """How far outputs are from the dense ones: squared distance over spread."""
         sums = [0.0] * len(self.spread)
         for ours, dense in zip(outputs, self.outputs, strict=True):
-            for i, (mine, theirs) in enumerate(zip(ours, dense, strict=True)):
+            for i, (mine, theirs) in enumerate(zip(_floats(ours), dense, strict=True)):
                 sums[i] += float((mine - theirs).double().square().sum())
         return sum(s / spread for s, spread in zip(sums, self.spread, strict=True)) / len(sums)
 
@@ -109,7 +121,7 @@ class Evidence:
         generator = torch.Generator().manual_seed(self.seed)
         totals = {name: torch.zeros_like(gate_.data) for name, gate_ in self.gated.gates.items()}
         for batch in self.batches:
-            outputs = as_tuple(self.gated(*batch))
+            outputs = _floats(as_tuple(self.gated(*batch)))
             for draw in range(DRAWS):
                 projected = torch.zeros(())
                 for output, spread in zip(outputs, self.spread, strict=True):
@@ -121,6 +133,11 @@ class Evidence:
                 for name, gradient in zip(totals, gradients, strict=True):
                     totals[name] += gradient.square()
         return {name: total / (DRAWS * len(self.spread)) for name, total in totals.items()}
+
+
+def _floats(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Class numbers do not move; the scores that they follow from do."""
+    return tuple(each for each in outputs if each.is_floating_point())
 
 
 def values_at(

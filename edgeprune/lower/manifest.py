@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgeprune import files
 from edgeprune.lower.artifact import Artifact
-
-PACKAGES = ("edgeprune", "torch", "executorch", "numpy")
+from edgeprune.versions import versions
 
 
 def manifest(
@@ -43,9 +40,9 @@ def manifest(
         "precision": artifact.precision,
         "inputs": [asdict(spec) for spec in artifact.inputs],
         "outputs": [asdict(spec) for spec in artifact.outputs],
-        "preprocessing": _reference(meta.get("preprocessing", "not stated")),
-        "licence": meta.get("licence", "not stated"),
-        "versions": _versions(),
+        "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),
+        "licence": files.without_folders(meta.get("licence", "not stated")),
+        "versions": versions(),
         "sha256": dict(sorted(names.items())),
     }
 
@@ -53,22 +50,3 @@ def manifest(
 def write_manifest(path: str | os.PathLike[str], body: dict[str, Any]) -> Path:
     """Write ``manifest.json``."""
     return files.write_json(path, "manifest", body)
-
-
-def _reference(text: str) -> str:
-    """A reference without folders: ``/home/me/tokenizer.json`` becomes ``tokenizer.json``."""
-    words = (
-        Path(word).name if os.sep in word and Path(word).is_absolute() else word
-        for word in text.split(" ")
-    )
-    return " ".join(words)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

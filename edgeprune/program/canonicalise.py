@@ -19,6 +19,7 @@ from edgeprune.program.graph import (
     replace,
     set_tensor,
     shape,
+    slice_arguments,
     value,
 )
 from edgeprune.program.masks import make_masks_additive
@@ -41,6 +42,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     annotate(module, example_inputs)
     write_sizes_out(module, example_inputs)
     drop_no_ops(module)
+    take_from_ends(module)
     join_batch_norm(module)
     give_attention_heads(module)
     fold_constants(module)
@@ -132,6 +134,33 @@ def _relative_shapes(
         node: [one if one == two else -1 for one, two in zip(sizes, grown[node], strict=True)]
         for node, sizes in found.items()
     }
+
+
+def take_from_ends(module: fx.GraphModule) -> None:
+    """Write a slice out of the middle as two, and a split that is read in part as slices.
+
+    Then every slice starts at 0 or ends at the end, and its place follows from sizes alone.
+    """
+    for node in calls(module.graph, ATEN.split_with_sizes):
+        source, sizes, axis = (*node.args, node.kwargs.get("dim", 0))[:3]
+        if {part.args[1] for part in node.users if part.users} != set(range(len(sizes))):
+            for part in list(node.users):
+                start = sum(sizes[: part.args[1]])
+                part.target = ATEN.slice.Tensor
+                part.args = (source, axis, start, start + sizes[part.args[1]])
+    for node in calls(module.graph, ATEN.slice):
+        axis, start, end, step = slice_arguments(node)
+        if step != 1 or not all(isinstance(each, int | None) for each in (start, end)):
+            continue
+        source = node.args[0]
+        size = shape(source)[axis]
+        taken = range(size)[slice(start, end)]
+        if taken and taken.start > 0 and taken.stop < size:
+            with module.graph.inserting_before(node):
+                first = module.graph.call_function(node.target, (source, axis, 0, taken.stop))
+            first.meta["val"] = node.target(value(source), axis, 0, taken.stop)
+            source = first
+        node.args = (source, axis, taken.start, taken.stop)
 
 
 def join_batch_norm(module: fx.GraphModule) -> None:

@@ -95,6 +95,12 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return () if found is None else tuple(int(size) for size in found.shape)
 
 
+def slice_arguments(node: fx.Node) -> tuple[Any, ...]:
+    """(axis, start, end, step) of a slice."""
+    given = tuple(node.args[1:])
+    return given + (0, None, None, 1)[len(given) :]
+
+
 def is_size(node: fx.Node) -> bool:
     """Whether the node computes a number, such as the batch size, and no tensor."""
     return isinstance(node.meta.get("val"), (int, torch.SymInt))

@@ -168,8 +168,8 @@ def check_outputs_equal(
                 f"capture: output '{name}' has shape {tuple(got.shape)}, wanted "
                 f"{tuple(wanted.shape)} as the model's. Please report it with the model's code."
             )
-        scale = max(1.0, float(wanted.abs().max()))
-        error = float((got - wanted).abs().max()) / scale
+        scale = max(1.0, float(wanted.double().abs().max()))
+        error = float((got.double() - wanted.double()).abs().max()) / scale
         if not error <= tolerance:
             raise EdgepruneError(
                 f"capture: output '{name}' moved by {error:.2g}, wanted at most {tolerance:.0e}. "

@@ -9,7 +9,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,7 +80,6 @@ def distil(
     learning_rate: float = LEARNING_RATE,
     seed: int,
     checkpoint: Path | None = None,
-    validate: Callable[[Program], float] | None = None,
 ) -> Distilled:
     """Train ``slim`` towards the outputs of ``dense``; neither is changed.
 
@@ -106,7 +105,6 @@ def distil(
         checkpoint: file to write every 30 s and at the end, and to resume from: the resumed run
             ends bit-equal to an uninterrupted one on the same number of threads. One of other
             programs, settings or batches is ignored and overwritten.
-        validate: a score, higher is better, that may not fall either.
 
     Raises:
         InputError: nothing to train, outputs that do not match, batches that end, or numbers out
@@ -131,7 +129,7 @@ def distil(
         _train(trainer, _training_batches(stream, held_out), checkpoint, key)
     trained = trainer.finished(slim)
     loss_after = teacher.held_out_loss(trained)
-    improved = loss_after < loss_before and _no_worse(validate, slim, trained)
+    improved = loss_after < loss_before
     if not improved:
         log.warning(
             "distillation did not improve the program (held-out loss %.4g before, %.4g after %d "
@@ -426,10 +424,6 @@ def _check_outputs(dense: Program, wanted: Batch, slim: Program, batch: Batch) -
             f"distillation: none of the outputs ({', '.join(dense.output_names)}) is a float, so "
             "there is nothing to learn from. Let the model return its scores as well."
         )
-
-
-def _no_worse(validate: Callable[[Program], float] | None, slim: Program, trained: Program) -> bool:
-    return validate is None or validate(trained) >= validate(slim)
 
 
 def _key(slim: Program, dense: Program, held_out: Sequence[Batch], settings: object) -> str:

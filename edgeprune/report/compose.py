@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 import edgeprune
+from edgeprune import files
 from edgeprune.budget import Budget
+from edgeprune.candidates import SearchResult
 from edgeprune.cost.plans import DENSE
 from edgeprune.devices import DeviceState, Measurement, OperatorTime
 from edgeprune.formulate import Choices
-from edgeprune.importance import Damage
 from edgeprune.lower import Artifact
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile
@@ -40,7 +41,7 @@ from edgeprune.report.schema import (
     WhyNot,
     measured_on,
 )
-from edgeprune.search import Search, SearchResult
+from edgeprune.search import Search
 from edgeprune.stages import StageTime
 from edgeprune.validate import Verdict
 from edgeprune.validate.timing import MB_PER_MIB
@@ -71,14 +72,14 @@ def compose(
     """
     rounds = tuple(
         Round(
-            each.correction,
+            each.correction.latency,
             each.bound_ms,
             each.dense_ms,
             tuple(
                 Candidate(
                     predicted_ms=c.predicted_ms,
                     measured_ms=c.measured_ms,
-                    damage=damage_of(c.plan, search.choices, search.damage),
+                    damage=c.damage,
                     score=c.score,
                     chosen=c is found.chosen,
                 )
@@ -91,7 +92,7 @@ def compose(
     return Report(
         title=search.task.name,
         score_name=search.task.score_name,
-        licence=search.task.licence,
+        licence=files.without_folders(search.task.licence),
         target=_target(profile, search),
         bounds=_bounds(budget, search, verdict),
         outcome=Outcome(verdict.status, verdict.reason, verdict.checks),
@@ -147,28 +148,6 @@ def layers(choices: Sequence[Choices], plan: Plan) -> tuple[Layer, ...]:
             )
         )
     return tuple(rows)
-
-
-def damage_of(plan: Plan, choices: Sequence[Choices], damage: Damage) -> float:
-    """The sum of the measured damages of a plan's cuts.
-
-    Candidates come from problems in which one axis weighs more or less; this is the common scale
-    on which they and the front can be compared.
-    """
-    total = 0.0
-    tokens: dict[object, int] = {}
-    for choice in choices:
-        site, stream = choice.site, choice.stream
-        if choice.residual.name in plan.kept:
-            total += damage.removed[choice.residual.name]
-        elif site and site.name in plan.kept:
-            total += damage.of_width(site.name, len(plan.kept[site.name]))
-        if stream and stream.name in plan.tokens:
-            before = tokens.get(stream.tokens, stream.tokens.size)
-            tokens[stream.tokens] = after = plan.tokens[stream.name]
-            more = damage.of_tokens(stream.name, after) - damage.of_tokens(stream.name, before)
-            total += max(more, 0.0)
-    return total
 
 
 def _target(profile: Profile, search: Search) -> Target:
@@ -280,9 +259,7 @@ def _recovery(distilled: Distilled, verdict: Verdict) -> Recovery:
         loss_before=distilled.loss_before,
         loss_after=distilled.loss_after,
         improved=distilled.improved,
-        # The score before is taken on the validation split only, the one after on the test split.
-        score_before=None,
-        score_after=None if verdict.scores is None else verdict.scores.recovered,
+        score=None if verdict.scores is None else verdict.scores.recovered,
     )
 
 

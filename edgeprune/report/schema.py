@@ -238,7 +238,7 @@ class Recovery:
         curve: (step, training loss).
         loss_before, loss_after: on held-out batches.
         improved: whether the trained weights were kept.
-        score_before, score_after: of the program on the same split; None where not taken.
+        score: of the trained program on the test split, before lowering; None where not taken.
     """
 
     curve: tuple[tuple[int, float], ...]
@@ -247,8 +247,7 @@ class Recovery:
     loss_before: float
     loss_after: float
     improved: bool
-    score_before: float | None
-    score_after: float | None
+    score: float | None
 
 
 @dataclass(frozen=True)

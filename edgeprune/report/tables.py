@@ -124,7 +124,7 @@ def certificate(report: Report) -> str:
     exact = "proved optimal" if proof.exact else f"within {proof.gap_pct:.2f}% of optimal"
     binding = "no bound binds" if proof.binding == "none" else f"{proof.binding} binds"
     words = [
-        f"{proof.solver} in {proof.seconds:.2f} s: {exact} for the predicted costs "
+        f"{proof.solver} in {proof.seconds:.2f} s: {exact} for the {report.predicted} costs "
         f"(damage at least {digits(proof.bound_damage)}, gap {proof.gap_pct:.2f}%)",
         binding.replace("_", " "),
     ]
@@ -159,10 +159,8 @@ def recovery(report: Report) -> str:
         f"{found.steps:,} steps in {_duration(found.seconds)}",
         f"held-out loss {digits(found.loss_before)} to {digits(found.loss_after)}",
     ]
-    if found.score_before is not None and found.score_after is not None:
-        words.append(f"score {digits(found.score_before, 4)} to {digits(found.score_after, 4)}")
-    elif found.score_after is not None:
-        words.append(f"score after it, before lowering: {digits(found.score_after, 4)}")
+    if found.score is not None:
+        words.append(f"score after it, before lowering: {digits(found.score, 4)}")
     if not found.improved:
         words.append("training did not help, so the refitted weights were kept")
     return f"<p>{escape('; '.join(words))}.</p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,12 @@ class Sites:
             Site(s.name, "tokens", s.tokens.size, s.why_not, pinned=s.pinned) for s in self.streams
         ]
         return tuple(found)
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """Paths of the weights that more than one sub-layer reads."""
+        count = Counter(path for residual in self.residuals for path in residual.weights)
+        return frozenset(path for path, times in count.items() if times > 1)
 
     @property
     def cuttable(self) -> tuple[Site, ...]:

@@ -41,18 +41,27 @@ class TokenStream:
 
 def find_token_streams(flow: Flow, residuals: tuple[Residual, ...]) -> tuple[TokenStream, ...]:
     """One per self-attention sub-layer, in graph order."""
-    streams = []
+    streams: list[TokenStream] = []
     for residual in residuals:
         for attention in residual.attentions:
             queries, keys = (flow.of(attention.args[i])[2].root for i in (0, 1))
             stream = flow.of(residual.add)
             if queries is keys and len(stream) == 3 and stream[1].root is queries:
                 pinned, why_not = _follow(flow, residual.add, queries)
-                name = f"{residual.layer}.tokens" if residual.layer else "tokens"
+                name = _name(residual, {stream.name for stream in streams})
                 streams.append(
                     TokenStream(name, residual, attention, queries, tuple(sorted(pinned)), why_not)
                 )
     return tuple(streams)
+
+
+def _name(residual: Residual, taken: set[str]) -> str:
+    """``<layer>.tokens``, made unique: layers may share their weights."""
+    base = name = f"{residual.layer}.tokens" if residual.layer else "tokens"
+    number = 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    return name
 
 
 def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | None]:

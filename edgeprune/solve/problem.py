@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -103,11 +103,11 @@ class Block:
         where = f"block '{self.name}'"
         if (self.select_damage is None) != (self.select_latency_ms is None):
             raise InputError(f"{where}: give select_damage and select_latency_ms both, or neither")
-        for field in ("select_damage", "select_latency_ms"):
-            table = getattr(self, field)
+        for name in ("select_damage", "select_latency_ms"):
+            table = getattr(self, name)
             if table is not None:
-                checked = _step_table(where, field, table, levels)
-                object.__setattr__(self, field, checked)
+                checked = _step_table(where, name, table, levels)
+                object.__setattr__(self, name, checked)
         if self.select_needs is None:
             return
         needs = np.asarray(self.select_needs)
@@ -155,9 +155,9 @@ class Problem:
                     f"block '{block.name}': tables cover {block.levels} token levels, "
                     f"the problem has {len(levels)}"
                 )
-        for field in ("fixed_latency_ms", "fixed_weight_mb", "fixed_activation_mb"):
-            value = float(_numbers("problem", field, getattr(self, field), ()))
-            object.__setattr__(self, field, value)
+        for name in ("fixed_latency_ms", "fixed_weight_mb", "fixed_activation_mb"):
+            value = float(_numbers("problem", name, getattr(self, name), ()))
+            object.__setattr__(self, name, value)
         if self.tail_latency_ms is not None:
             tail = _numbers("problem", "tail_latency_ms", self.tail_latency_ms, (len(levels),))
             object.__setattr__(self, "tail_latency_ms", tail)
@@ -174,6 +174,10 @@ class Problem:
 class Bounds:
     """Upper bounds; None = free.
 
+    Attributes:
+        said: bound -> what its numbers are multiplied with in messages, where the user knows them
+            in another unit, or before a correction.
+
     Raises:
         InputError: a bound is not a positive number.
     """
@@ -181,16 +185,18 @@ class Bounds:
     latency_ms: float | None = None
     peak_memory_mb: float | None = None
     size_mb: float | None = None
+    said: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        for field, value in self.given().items():
+        for name, value in self.given().items():
             if not np.isfinite(value) or value <= 0:
-                raise InputError(f"bound {field}: got {value}, wanted a positive number")
-            object.__setattr__(self, field, float(value))
+                raise InputError(f"bound {name}: got {value}, wanted a positive number")
+            object.__setattr__(self, name, float(value))
 
     def given(self) -> dict[str, float]:
         """The bounds that are set, by field name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        every = {name: value for name, value in vars(self).items() if name != "said"}
+        return {name: value for name, value in every.items() if value is not None}
 
     def allow(self, point: FrontPoint) -> bool:
         """Whether ``point`` meets every bound, up to floating-point noise."""

@@ -84,17 +84,6 @@ class Solution:
         """Predicted."""
         return self.point.damage
 
-    def candidates(self, count: int) -> tuple[FrontPoint, ...]:
-        """Up to ``count`` plans worth re-evaluating, least predicted damage first.
-
-        They are the chosen plan and then the front's points within the bounds: going down the
-        front from the budget, each has the least damage found for its latency. Plans that are
-        both slower and worse than another one are never among them.
-        """
-        others = [point for point in self.front if point != self.point and self.bounds.allow(point)]
-        others.sort(key=lambda point: (point.damage, point.latency_ms))
-        return (self.point, *others)[:count]
-
 
 def gap_pct(damage: float, bound_damage: float) -> float:
     """How far ``damage`` may be from optimal, in percent of itself."""

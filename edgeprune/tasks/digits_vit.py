@@ -119,8 +119,8 @@ class DigitsVit(Task):
     def evaluate(self, predict: Predict) -> Score:
         return self._hits("test", predict)
 
-    def validate(self, predict: Predict) -> float:
-        return float(self._hits("validation", predict).mean())
+    def validate(self, predict: Predict) -> Score:
+        return self._hits("validation", predict)
 
     def _hits(self, split: str, predict: Predict) -> np.ndarray:
         """Per image of the split, whether the right digit scores highest: ``bool[images]``."""

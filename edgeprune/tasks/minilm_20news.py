@@ -99,8 +99,8 @@ class MinilmNews(Task):
     def evaluate(self, predict: Predict) -> Score:
         return self._hits("test", predict)
 
-    def validate(self, predict: Predict) -> float:
-        return float(self._hits("validation", predict).mean())
+    def validate(self, predict: Predict) -> Score:
+        return self._hits("validation", predict)
 
     def _hits(self, split: str, predict: Predict) -> np.ndarray:
         """Per post of the split, whether the head finds its group: ``bool[posts]``."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeprune import files
 from edgeprune.errors import InputError
 from edgeprune.program.capture import from_exported, load_exported
 from edgeprune.program.program import Program
@@ -39,6 +40,7 @@ class ModelFileTask(Task):
     score_name = "cosine to the original"
 
     def __init__(self, model_path: str | Path, calibration_path: str | Path) -> None:
+        self._files = Path(model_path), Path(calibration_path)
         self.name = Path(model_path).stem
         program = _read_model(Path(model_path))
         self.input_names, self.output_names = program.input_names, program.output_names
@@ -64,8 +66,15 @@ class ModelFileTask(Task):
     def evaluate(self, predict: Predict) -> Score:
         return _cosines(predict, self._test, self._test_answers)
 
-    def validate(self, predict: Predict) -> float:
-        return float(_cosines(predict, self._validation, self._validation_answers).mean())
+    def validate(self, predict: Predict) -> Score:
+        return _cosines(predict, self._validation, self._validation_answers)
+
+    def flags(self) -> dict[str, str]:
+        model, calibration = self._files
+        return {"model": model.name, "calibration": calibration.name}
+
+    def content_hash(self) -> str:
+        return files.content_hash(*(files.sha256_of(path) for path in self._files))
 
     @cached_property
     def _test_answers(self) -> Tensor:
@@ -84,6 +93,8 @@ def _cosines(predict: Predict, inputs: Batch, wanted: Tensor) -> np.ndarray:
 def _read_model(path: Path) -> Program:
     exported, notes = load_exported(path)
     known = notes or {}
+    if notes is not None:
+        files.check_version(path, notes.get("version"))
     program = from_exported(
         exported, known.get("input_names"), known.get("output_names"), known.get("meta")
     )

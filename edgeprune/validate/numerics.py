@@ -42,7 +42,7 @@ class Numerics:
     Attributes:
         examples: how many were compared.
         worst: fp32: the largest difference, relative to the output's largest value; int8: the
-            lowest cosine of any example.
+            lowest cosine of any example. Over the float outputs, if there are any.
         limit: what ``worst`` may be at most (fp32) or must be at least (int8).
         selections: how many token selections the program has.
         near_ties: examples of which the program would have kept other tokens than the file did.
@@ -185,18 +185,27 @@ def _margins(scores: Tensor, own: Tensor, given: Tensor) -> tuple[Tensor, Tensor
 
 def _error(outputs: Batch, wanted: Batch) -> float:
     errors = [
-        (got.double() - want.double()).abs().max() / want.double().abs().max().clamp_min(1e-30)
-        for got, want in zip(outputs, wanted, strict=True)
+        (got - want).abs().max() / want.abs().max().clamp_min(1e-30)
+        for got, want in _compared(outputs, wanted)
     ]
     return float(torch.stack(errors).max())
 
 
 def _lowest_cosine(outputs: Batch, wanted: Batch) -> float:
-    cosines = [
-        torch.nn.functional.cosine_similarity(got.double().flatten(1), want.double().flatten(1))
-        for got, want in zip(outputs, wanted, strict=True)
-    ]
+    """Where an example has a single number, of all examples' numbers as one vector."""
+    cosines = []
+    for got, want in _compared(outputs, wanted):
+        rows = 1 if got[0].numel() == 1 else len(got)
+        pair = got.reshape(rows, -1), want.reshape(rows, -1)
+        cosines.append(torch.nn.functional.cosine_similarity(*pair))
     return float(torch.cat(cosines).min())
+
+
+def _compared(outputs: Batch, wanted: Batch) -> list[tuple[Tensor, Tensor]]:
+    """The pairs to compare, in float64: class numbers follow from the scores beside them."""
+    pairs = list(zip(outputs, wanted, strict=True))
+    chosen = [pair for pair in pairs if pair[1].is_floating_point()] or pairs
+    return [(got.double(), want.double()) for got, want in chosen]
 
 
 def _check_shapes(outputs: Batch, wanted: Batch, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeprune import console
 from edgeprune.errors import InputError
-from edgeprune.task import Batch, Predict, Recorded, Task, cosines
+from edgeprune.task import Batch, Predict, Recorded, Task, blaming, cosines
 
 Z95 = 1.959964
 
@@ -69,7 +69,8 @@ def take_score(task: Task, predict: Predict, what: str) -> Scored:
             advance(len(inputs[0]))
             return outputs
 
-        score = task.evaluate(counted)
+        with blaming(task, "evaluate"):
+            score = task.evaluate(counted)
     numbers = np.asarray(score, dtype=float)
     if not numbers.size or not np.isfinite(numbers).all():
         raise InputError(
@@ -110,5 +111,7 @@ def paired_interval(
 
 def _mean_cosine(answers: Tensor | None, dense: Tensor | None) -> float | None:
     if answers is None or dense is None or answers.shape != dense.shape:
+        return None
+    if answers[0].numel() == 1:  # the cosine of single numbers is only their sign
         return None
     return float(cosines(answers, dense).mean())

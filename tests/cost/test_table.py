@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cost_models import HEADS, NEURONS, TOKENS, encoder
+from models import program
 
 from edgeprune.cost import CostTable, estimate_costs, random_plan
 from edgeprune.cost.blocks import Block, block_point, copies_of, find_blocks, sizes_of
@@ -192,3 +193,12 @@ def test_random_plans_are_valid_repeatable_and_over_all_axes(sites: Sites) -> No
     assert any(plan.tokens for plan in plans)
     assert any(not units for plan in plans for units in plan.kept.values())
     assert any(units for plan in plans for units in plan.kept.values())
+
+
+def test_random_plans_of_a_convolutional_net_have_a_price() -> None:
+    found = find_sites(program("convolutional"))
+    table = estimate_costs(found, load_profile("pixel8"), "int8")
+    plans = [random_plan(found, np.random.default_rng(seed), 0.5) for seed in range(20)]
+    assert any(plan.kept for plan in plans)
+    for plan in plans:
+        assert table.predict(found, plan).latency_ms > 0

@@ -101,6 +101,16 @@ def test_measurements_carry_samples_memory_size_and_state(workload: Workload) ->
     assert measured.state.versions["executorch"]
 
 
+def test_inputs_do_not_pile_up(workload: Workload) -> None:
+    with connect("local") as device:
+        assert isinstance(device, LocalDevice)
+        device.measure([workload], rounds=2, memory=True)
+        device.profile(workload)
+        with device.predictor(workload.path) as predict:
+            predict(workload.inputs)
+        assert list(device._folder.iterdir()) == []
+
+
 def test_measurement_json_reads_back_as_it_was(workload: Workload, tmp_path: Path) -> None:
     with connect("local") as device:
         measured = device.measure([workload], rounds=10)["model"]

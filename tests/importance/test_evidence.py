@@ -11,6 +11,7 @@ from models import inputs, noise, sites
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from edgeprune.errors import InputError
 from edgeprune.importance import Evidence
 from edgeprune.importance import evidence as evidence_room
 from edgeprune.importance.evidence import values_at
@@ -145,3 +146,38 @@ def test_gradients_depend_on_the_seed_alone() -> None:
     ]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     assert not torch.equal(found[0], found[2])
+
+
+def test_class_numbers_beside_the_scores_do_not_count() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = self.layers(x)
+            return scores, scores.argmax(-1)
+
+    torch.manual_seed(0)
+    model, batch = Classifier(), (torch.randn(16, 5),)
+    both = Evidence(find_sites(capture(model, batch)), [batch])
+    alone = Evidence(find_sites(capture(model.layers, batch)), [batch])
+    shifted = model.layers(batch[0]).detach() + 0.5
+    assert both.moved([(shifted, shifted.argmax(-1))]) == pytest.approx(alone.moved([(shifted,)]))
+    (ours,), (theirs,) = both.gate_gradients.values(), alone.gate_gradients.values()
+    assert torch.allclose(ours, theirs)
+
+
+def test_a_model_without_a_float_output_is_refused() -> None:
+    class Classes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scores(x).argmax(-1)
+
+    batch = (torch.randn(4, 5),)
+    evidence = Evidence(find_sites(capture(Classes(), batch)), [batch])
+    with pytest.raises(InputError, match="none of the model's outputs.*is a float"):
+        evidence.moved([])

@@ -244,12 +244,6 @@ def test_what_does_not_help_is_not_kept(
     assert_bit_equal(result.program, noisy(dense, 1e-4))
 
 
-def test_a_falling_validation_score_keeps_the_given_program(slim: Program, dense: Program) -> None:
-    result = run(slim, dense, validate=lambda program: 1.0 if program is slim else 0.9)
-    assert result.loss_after < result.loss_before
-    assert not result.improved and result.program is slim
-
-
 def test_batches_that_are_not_finite_are_an_error(
     slim: Program, dense: Program, tmp_path: Path
 ) -> None:

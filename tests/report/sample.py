@@ -66,7 +66,7 @@ def sample(layers: int = 6) -> Report:
         costs=Costs(
             "measured", "2026-11-21T09:12:00+00:00", 7, {"anchors_mean": 1.8, "anchors_worst": 4.1}
         ),
-        recovery=Recovery(_curve(), 702.0, 1200, 0.412, 0.173, True, 0.7388, 0.7561),
+        recovery=Recovery(_curve(), 702.0, 1200, 0.412, 0.173, True, 0.7561),
         operators=Operators(_operators(1.0), _operators(0.57)),
         delegation=Delegation(
             112,

@@ -10,14 +10,14 @@ import pytest
 from searches import estimated_search
 
 from edgeprune.budget import Budget
+from edgeprune.candidates import Candidate, Correction, Round, SearchResult
 from edgeprune.devices import DeviceState, Measurement, OperatorTime
-from edgeprune.formulate import formulate, plan_of
+from edgeprune.formulate import damage_of, formulate, plan_of
 from edgeprune.lower import Artifact
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.profile import load_profile
 from edgeprune.report import Report, compose
-from edgeprune.report.compose import damage_of
-from edgeprune.search import Candidate, Round, Search, SearchResult
+from edgeprune.search import Search
 from edgeprune.solve import Bounds, solve
 from edgeprune.stages import StageTime
 from edgeprune.tasks.digits_vit import DigitsVit
@@ -42,7 +42,9 @@ def found(search: Search) -> SearchResult:
     predicted = 1.1 * solution.latency_ms
     over = Candidate(plan, predicted, None, solution.damage, {}, solution.certificate)
     tried = ((1.0, over), (1.1, replace(over, score=0.9)))
-    rounds = tuple(Round(c, search.bounds.latency_ms, None, (each,)) for c, each in tried)
+    rounds = tuple(
+        Round(Correction(c), search.bounds.latency_ms, None, (each,)) for c, each in tried
+    )
     return SearchResult(solution.front, rounds)
 
 

@@ -15,6 +15,7 @@ from models import (
     TOKENS,
     WIDTH,
     WORDS,
+    FusedBlock,
     inputs,
     model,
     noise,
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune import files
+from edgeprune.cost.blocks import width_sites
 from edgeprune.errors import InputError
-from edgeprune.plan import Plan
+from edgeprune.plan import Plan, check_plan
 from edgeprune.program import capture
 from edgeprune.sites import Site, Sites, find_sites
 from edgeprune.surgery import apply
@@ -239,6 +241,8 @@ def test_an_unknown_operator_freezes_what_it_touches_and_nothing_else(
     [
         lambda x: torch.cat([x, x[:, 0:0]], 1),
         lambda x: x[:, ::2].repeat(1, 2),
+        lambda x: torch.cat([x[:, 4:7], x[:, 7:], x[:, :4]], 1),
+        lambda x: torch.cat([x.split([3, 4, 3], 1)[1], x[:, 4:]], 1),
         lambda x: torch.stack([x, x], 1).flatten(1)[:, :10],
         lambda x: torch.stack(x.unbind(1), 1),
         lambda x: x[:, None].expand(-1, 2, -1).sum(1),
@@ -301,6 +305,23 @@ def test_tokens_that_are_read_by_place_cannot_be_dropped(reader: str, why_not: s
     assert len(streams) == 2
     for site in streams:
         assert re.search(why_not, site.why_not or ""), site.why_not
+
+
+def test_layers_that_share_their_weights_have_token_sites_of_their_own() -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([FusedBlock(sliced=True)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[0](self.layers[0](x)).mean(1)
+
+    found = find_sites(capture(Repeated().eval(), (noise(3, TOKENS, WIDTH, seed=0),)))
+    assert [s.name for s in found.streams] == ["layers.0.tokens", "layers.0.tokens_2"]
+    assert found.shared == set(found.residuals[0].weights) | set(found.residuals[1].weights)
+    plan = Plan(found.program.fingerprint, tokens={"layers.0.tokens_2": 3})
+    check_plan(plan, found)
+    assert not any(width_sites(found, residual) for residual in found.residuals)
 
 
 def test_one_head_without_a_head_dimension_is_still_a_sublayer_with_tokens() -> None:

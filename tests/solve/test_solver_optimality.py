@@ -210,22 +210,5 @@ def test_tokens_never_increase_and_only_drop_where_scores_exist(
         assert evaluate(problem, point.choices, point.levels_after) == point
 
 
-@few
-@given(problem=problems, seed=st.integers(0, 2**32), names=st.sampled_from(SEVERAL))
-def test_candidates_are_distinct_plans_within_the_bounds_best_first(
-    problem: Problem, seed: int, names: tuple[str, ...]
-) -> None:
-    bounds = random_bounds(seed, every_plan(problem), names)
-    try:
-        solution = solve(problem, bounds)
-    except InfeasibleError:
-        return
-    candidates = solution.candidates(5)
-    assert candidates[0] == solution.point
-    assert len(set(candidates)) == len(candidates) <= 5
-    assert all(bounds.allow(point) for point in candidates)
-    assert [p.damage for p in candidates] == sorted(p.damage for p in candidates)
-
-
 def unique(front: Iterable[FrontPoint], point: FrontPoint) -> set[FrontPoint]:
     return {*front, point}

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from edgeprune.program.graph import ATEN, is_call, shape
+from edgeprune.program.graph import ATEN, is_call, shape, slice_arguments
 from edgeprune.sites.atoms import Dim, concat, cut_at, unify_sequences
 from edgeprune.sites.flow import Dims, Flow, Sizes, describe, is_tensor, literals, rule
 
@@ -72,17 +72,11 @@ def expand(flow: Flow, node: fx.Node) -> Dims:
     return tuple(after)
 
 
-def _slice(node: fx.Node) -> tuple[Any, ...]:
-    """(axis, start, end, step) of a slice."""
-    given = tuple(node.args[1:])
-    return given + (0, None, None, 1)[len(given) :]
-
-
 @rule(ATEN.slice)
 def sliced(flow: Flow, node: fx.Node) -> Dims:
     """A range of one dimension: the dimension is a concatenation of what is in and what is out."""
     dims = list(flow.of(node.args[0]))
-    axis, start, end, step = _slice(node)
+    axis, start, end, step = slice_arguments(node)
     size = dims[axis].size
     symbolic = not all(isinstance(each, (int, type(None))) for each in (start, end))
     if step != 1 or symbolic or not shape(node)[axis]:
@@ -100,7 +94,7 @@ def sliced(flow: Flow, node: fx.Node) -> Dims:
 @literals(ATEN.slice)
 def slice_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """A slice that starts at 0 ends at its new size; one that ends at the end starts before it."""
-    axis, start, end, _ = _slice(node)
+    axis, start, end, _ = slice_arguments(node)
     before, after = sizes(node.args[0])[axis], sizes(node)[axis]
     if before is None or after is None:
         return node.args
