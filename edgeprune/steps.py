@@ -87,7 +87,7 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
 
 def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
     """The program and the calibration batches."""
-    check_task(task)
+    calibration = check_task(task)
     with blaming(task, "model"):
         model = task.model()
     program = capture(
@@ -98,7 +98,7 @@ def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
         meta={"licence": task.licence, "preprocessing": task.preprocessing},
     )
     console.say(f"  {task.name}: {program.parameters / 1e6:.1f} M parameters ({task.licence})")
-    return program, tuple(task.calibration())
+    return program, calibration
 
 
 def sites_stage(program: Program, out: Path) -> Sites:

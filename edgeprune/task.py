@@ -133,6 +133,11 @@ class Recorded:
         return outputs
 
     @property
+    def asked(self) -> bool:
+        """Whether the model was asked at all."""
+        return bool(self._answers)
+
+    @property
     def answers(self) -> Tensor:
         """The first output for all examples so far, ``[examples, ...]``."""
         return torch.cat(self._answers)
@@ -227,8 +232,11 @@ def _file(task: Task) -> Path:
     return Path(getattr(sys.modules.get(type(task).__module__), "__file__", None) or "")
 
 
-def check_task(task: Task) -> None:
+def check_task(task: Task) -> tuple[Batch, ...]:
     """Check that example inputs and calibration batches are of one shape and finite.
+
+    Returns:
+        The calibration batches.
 
     Raises:
         InputError: names the first batch and input that do not fit, got and wanted.
@@ -246,11 +254,11 @@ def check_task(task: Task) -> None:
         raise InputError(f"{where}: got a batch of 1, wanted at least 2 examples")
     with blaming(task, "calibration"):
         calibration = tuple(task.calibration())
-    count = 0
     for count, batch in enumerate(calibration, start=1):
         check_batch(batch, examples, names, f"task {task.name}: calibration batch {count}")
-    if not count:
+    if not calibration:
         raise InputError(f"task {task.name}: calibration() gives no batch, wanted at least one")
+    return calibration
 
 
 def check_batch(batch: object, examples: Batch, names: Sequence[str], where: str) -> None:

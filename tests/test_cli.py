@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import typer
 from command_line import ENVIRONMENT, Ended, edgeprune, files_in, start, tiny_task
 from typer.testing import CliRunner
@@ -18,6 +20,8 @@ from edgeprune.cli.app import Ending, Outcome, command
 from edgeprune.cli.job import read_job
 from edgeprune.config import load_config
 from edgeprune.errors import EdgepruneError
+from edgeprune.program import capture
+from edgeprune.task import load_task
 
 COMMANDS = (
     *("build", "inspect", "plan", "apply", "lower", "validate", "measure", "profiles"),
@@ -216,6 +220,19 @@ def test_this_machine_does_not_measure_in_a_phones_name(task: str, tmp_path: Pat
     assert ended.exit_code == 2
     assert "is no Google Pixel 8: it has no neon" in ended.message
     assert files_in(tmp_path / "out") == []
+
+
+def test_a_saved_model_and_its_inputs_are_enough(task: str, tmp_path: Path) -> None:
+    tiny = load_task(task)
+    program = capture(tiny.model(), tiny.example_inputs(), input_names=("x",))
+    program.save(tmp_path / "model.pt2")
+    np.savez(tmp_path / "inputs.npz", x=torch.randn(60, 8, 16).numpy())
+    words = ("--model", tmp_path / "model.pt2", "--calibration", tmp_path / "inputs.npz")
+    out = tmp_path / "out"
+    assert edgeprune("build", "--profile", "pixel8", *words, "--out", out).exit_code == 6
+    report = json.loads((out / "report.json").read_text())
+    assert report["dense"]["score"]["value"] == pytest.approx(1.0)
+    assert "--model model.pt2 --calibration inputs.npz" in report["reproduce"]["command"]
 
 
 def test_a_bound_nothing_can_meet_ends_in_3_and_says_what_is_reachable(

@@ -24,7 +24,7 @@ from edgeprune.importance import Evidence
 from edgeprune.plan import Plan, check_plan
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import distil, refit
-from edgeprune.search import MARGIN, Search
+from edgeprune.search import AIM, Search
 from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
 from edgeprune.validate.timing import MB_PER_MIB
@@ -126,7 +126,7 @@ def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> Non
     check_plan(result.plan, search.sites)
     predicted = search.table.predict(search.sites, result.plan).latency_ms
     assert result.chosen.predicted_ms == pytest.approx(predicted)
-    assert predicted <= MARGIN * bound_of(search)
+    assert predicted <= AIM * bound_of(search)
     assert result.chosen.measured_ms is None and only.dense_ms is None
     assert only.correction.latency == 1.0
     assert len({candidate.plan.hash for candidate in only.candidates}) == len(only.candidates) > 1
@@ -161,12 +161,12 @@ def test_candidates_go_on_in_a_direction_that_scores_better(
         return formulate(*arguments)
 
     monkeypatch.setattr("edgeprune.search.formulate", noted)
-    monkeypatch.setattr(Search, "_score", lambda self, program: (float(program.parameters), None))
+    monkeypatch.setattr(Search, "_score", lambda self, program: (-float(program.parameters), None))
     result = search.run()
     assert result.chosen.score == max(c.score for c in every(result) if c.score is not None)
-    assert result.chosen.weights == {"length": 0.5}
-    assert {} in asked and {"length": 0.25} in asked
-    assert {"depth": 0.25} not in asked
+    assert result.chosen.weights == {"depth": 0.5}
+    assert {} in asked and {"depth": 0.25} in asked
+    assert {"length": 0.25} not in asked
 
 
 def test_candidates_are_scored_after_a_trial_distillation(search: Search) -> None:
@@ -203,7 +203,7 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
     for candidate in second.candidates:
         by_table = search.table.predict(search.sites, candidate.plan).latency_ms
         assert candidate.predicted_ms == pytest.approx(second.correction.latency * by_table)
-        assert candidate.predicted_ms <= MARGIN * bound_of(search)
+        assert candidate.predicted_ms <= AIM * bound_of(search)
     assert all(c.score is None for c in first.candidates)
     assert all(c.score is not None for c in second.candidates)
     assert [names[0] for names in device.asked] == ["dense", "dense"]

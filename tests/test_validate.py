@@ -35,7 +35,7 @@ from edgeprune.validate import (
     validate,
 )
 from edgeprune.validate.numerics import compare
-from edgeprune.validate.scores import compare_scores, paired_interval
+from edgeprune.validate.scores import compare_scores, paired_interval, take_score
 
 TOKENS = 16
 FREE = AbsoluteBudget(1e6, 1e6, 1e6, None, 50)
@@ -313,6 +313,17 @@ def test_the_interval_is_of_the_differences_per_example() -> None:
     half = 1.96 * np.std([0, -1, 0, 1], ddof=1) / 2
     assert interval == pytest.approx((-half, half), abs=1e-4)
     assert paired_interval(scores, scores) == (0.0, 0.0)
+
+
+def test_a_score_that_never_asks_the_model_is_refused() -> None:
+    class Deaf(Signs):
+        name = "Deaf"
+
+        def evaluate(self, predict: Predict) -> Score:
+            return 1.0
+
+    with pytest.raises(InputError, match=r"Deaf: evaluate\(\) never called predict"):
+        take_score(Deaf(), lambda batch: batch, "dense program")
 
 
 def test_scores_without_examples_have_no_interval(task: Signs) -> None:

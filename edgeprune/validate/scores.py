@@ -71,6 +71,11 @@ def take_score(task: Task, predict: Predict, what: str) -> Scored:
 
         with blaming(task, "evaluate"):
             score = task.evaluate(counted)
+    if not recorded.asked:
+        raise InputError(
+            f"task {task.name}: evaluate() never called predict, so its score says nothing about "
+            "the model"
+        )
     numbers = np.asarray(score, dtype=float)
     if not numbers.size or not np.isfinite(numbers).all():
         raise InputError(
