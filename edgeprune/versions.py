@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import platform
-from functools import cache
+from collections.abc import Iterable
 from importlib import metadata
 
 PACKAGES = ("edgeprune", "torch", "executorch", "numpy")
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Python's, and those of what captures, lowers and runs, as installed."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Python's, and those of packages, as installed; one that is not is left out.
+
+    Args:
+        packages: by default what captures, lowers and runs.
+    """
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -7,12 +7,13 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from edgeprune.versions import versions
 
 ISA_FLAGS = (
     *("sse4_1", "avx", "fma", "avx2", "avx512f", "avx512bw", "avx_vnni", "avx512_vnni"),
@@ -33,17 +34,6 @@ def machine() -> dict[str, Any]:
         "arch": platform.machine(),
         "isa": [flag for flag in ISA_FLAGS if flag in flags],
     }
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Python's version and those of ``packages``; one that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def claim(name: str, value: float, unit: str, n: int) -> dict[str, Any]:
@@ -67,7 +57,7 @@ def emit(
         as_json: print only ``{"machine", "versions", "claims", "rows"}``.
         packages: whose versions to state.
     """
-    host, installed = machine(), versions(*packages)
+    host, installed = machine(), versions(packages)
     if as_json:
         body: dict[str, Any] = {"machine": host, "versions": installed}
         body |= {"claims": list(claims), "rows": list(rows)}

@@ -1,0 +1,191 @@
+"""A lowered file is proved: what it computes, what it costs, how good it is; or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from signs import Signs, changed
+
+from edgeprune.budget import AbsoluteBudget
+from edgeprune.devices import Device, read_measurement
+from edgeprune.errors import InputError
+from edgeprune.lower import Artifact
+from edgeprune.program import Program
+from edgeprune.validate import Predicted, Reference, Timing, Verdict, validate
+
+FREE = AbsoluteBudget(1e6, 1e6, 1e6, None, 50)
+
+
+def test_a_faster_file_within_budget_meets_it(
+    short: Program, short_file: Artifact, reference: Reference, task: Signs, device: Device
+) -> None:
+    verdict = validate(short_file, device, bounds=FREE, recovered=short, dense=reference, task=task)
+    assert (verdict.status, verdict.exit_code, verdict.reason) == ("met", 0, "")
+    assert verdict.scores is not None and verdict.scores.dense == 1.0
+    assert verdict.scores.file == pytest.approx(verdict.scores.recovered, abs=0.01)
+    assert verdict.scores.interval is not None and verdict.scores.examples == 40
+    assert verdict.scores.interval[0] < verdict.scores.difference < verdict.scores.interval[1]
+    assert verdict.timing is not None and verdict.timing.pruned.peak_memory_mb is not None
+    assert verdict.check("size_mb").got == pytest.approx(short_file.size_bytes / 1e6)
+
+
+def test_a_verdict_survives_its_file(
+    short: Program,
+    short_file: Artifact,
+    reference: Reference,
+    task: Signs,
+    device: Device,
+    timing: Timing,
+    tmp_path: Path,
+) -> None:
+    verdict = validate(
+        short_file,
+        device,
+        bounds=FREE,
+        recovered=short,
+        dense=reference,
+        task=task,
+        timing=timing,
+        predicted=Predicted(1.0, 2.0, estimated=False),
+    )
+    assert Verdict.read(verdict.write(tmp_path)) == verdict
+    assert read_measurement(tmp_path / "measurement.json") == timing.pruned
+
+
+@pytest.mark.parametrize(
+    ("bounds", "status", "code", "failed"),
+    [
+        (replace(FREE, latency_ms=1e-6), "over_budget", 4, "latency_ms"),
+        (replace(FREE, peak_memory_mb=1e-6), "over_budget", 4, "peak_memory_mb"),
+        (replace(FREE, size_mb=1e-6), "over_budget", 4, "size_mb"),
+        (replace(FREE, min_score=0.9999), "below_score", 5, "score_floor"),
+        (replace(FREE, min_score=0.9999, latency_ms=1e-6), "over_budget", 4, "score_floor"),
+    ],
+)
+def test_a_broken_bound_is_named_with_its_numbers(
+    bounds: AbsoluteBudget,
+    status: str,
+    code: int,
+    failed: str,
+    short: Program,
+    short_file: Artifact,
+    reference: Reference,
+    task: Signs,
+    device: Device,
+    timing: Timing,
+) -> None:
+    verdict = validate(
+        short_file,
+        device,
+        bounds=bounds,
+        recovered=short,
+        dense=reference,
+        task=task,
+        timing=timing,
+    )
+    assert (verdict.status, verdict.exit_code) == (status, code)
+    assert verdict.check(failed).passed is False and failed in verdict.reason
+
+
+def test_a_file_slower_than_dense_is_refused(
+    dense: Program,
+    dense_file: Artifact,
+    short: Program,
+    short_file: Artifact,
+    task: Signs,
+    device: Device,
+) -> None:
+    verdict = validate(
+        dense_file,
+        device,
+        bounds=FREE,
+        recovered=dense,
+        dense=Reference(short, short_file),
+        task=task,
+    )
+    assert (verdict.status, verdict.exit_code) == ("not_faster", 1)
+    assert "faster_than_dense" in verdict.reason
+
+
+def test_wrong_numbers_outweigh_everything_else(
+    short: Program,
+    short_file: Artifact,
+    reference: Reference,
+    task: Signs,
+    device: Device,
+    timing: Timing,
+) -> None:
+    verdict = validate(
+        short_file,
+        device,
+        bounds=replace(FREE, latency_ms=1e-6),
+        recovered=changed(short, "weight", 0.05),
+        dense=reference,
+        task=task,
+        timing=timing,
+    )
+    assert (verdict.status, verdict.exit_code) == ("wrong_numerics", 1)
+
+
+def test_without_a_device_nothing_is_called_measured(
+    short: Program, short_file: Artifact, reference: Reference, task: Signs
+) -> None:
+    verdict = validate(
+        short_file,
+        None,
+        bounds=FREE,
+        recovered=short,
+        dense=reference,
+        task=task,
+        predicted=Predicted(3.5, 9.0, estimated=True),
+    )
+    assert (verdict.status, verdict.exit_code) == ("not_measured", 6)
+    latency = verdict.check("latency_ms")
+    assert (latency.passed, latency.got) == (None, 3.5)
+    assert "estimated, not measured" in latency.note
+    assert verdict.timing is verdict.numerics is verdict.scores is None
+
+
+def test_without_a_device_a_runtime_at_hand_still_checks_the_numbers(
+    short: Program, short_file: Artifact, reference: Reference, task: Signs, device: Device
+) -> None:
+    honest, wrong = (
+        validate(
+            short_file,
+            None,
+            bounds=FREE,
+            recovered=program,
+            dense=reference,
+            task=task,
+            runtime=device,
+        )
+        for program in (short, changed(short, "weight", 0.05))
+    )
+    assert honest.status == "not_measured" and honest.check("numerics").passed
+    assert wrong.status == "wrong_numerics"
+
+
+def test_a_file_cut_short_is_named(
+    short: Program,
+    short_file: Artifact,
+    reference: Reference,
+    task: Signs,
+    device: Device,
+    timing: Timing,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cut.pte"
+    path.write_bytes(short_file.path.read_bytes()[:3000])
+    for known in (None, timing):
+        with pytest.raises(InputError, match=r"cut\.pte"):
+            validate(
+                replace(short_file, path=path),
+                device,
+                bounds=FREE,
+                recovered=short,
+                dense=reference,
+                task=task,
+                timing=known,
+            )
