@@ -15,7 +15,7 @@ from edgeprune import files
 from edgeprune.errors import EdgepruneError
 from edgeprune.lower.artifact import Artifact, Precision, TensorSpec, register_runtime
 from edgeprune.lower.delegation import DelegationRow
-from edgeprune.lower.quiet import collector_paused, quiet
+from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
 
 if TYPE_CHECKING:
     from edgeprune.program import Program
@@ -48,7 +48,7 @@ def lower_graph(
         EdgepruneError: torch or ExecuTorch refused the graph; their words in ``detail``.
     """
     try:
-        with quiet(), collector_paused(), torch.no_grad():
+        with quiet(), graphs_forgotten(), collector_paused(), torch.no_grad():
             # Imported here: it takes seconds, and most commands never lower anything.
             from edgeprune.lower.xnnpack import to_executorch
 

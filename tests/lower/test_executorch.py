@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import logging
 import os
@@ -14,6 +15,8 @@ import pytest
 import torch
 from lower_blocks import TOKENS, WIDTH, Block, encoder, encoder_inputs
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx.graph_module import _loader
 
 from edgeprune.devices import connect
 from edgeprune.errors import EdgepruneError
@@ -151,3 +154,15 @@ def test_regions_keep_groups_together_and_never_form_a_cycle() -> None:
     assert names == [["add", "mul"], ["mul_1", "sub"]]
     tied = regions(graph, [[nodes["add"]], [nodes["mul"], nodes["mul_1"]], [nodes["sub"]]])
     assert [[node.name for node in region] for region in tied] == [["add"], ["mul", "mul_1", "sub"]]
+
+
+def test_nothing_of_a_graph_is_kept_once_it_is_lowered() -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(o, (torch.fx.GraphModule, ExportedProgram)) for o in gc.get_objects())
+
+    lower_graph(encoder(), encoder_inputs(), "int8")
+    before, sources = kept(), len(_loader.eval_cache)
+    lower_graph(encoder(), encoder_inputs(), "int8")
+    assert kept() == before
+    assert len(_loader.eval_cache) == sources
