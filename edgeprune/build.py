@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 
-from edgeprune import console
+from edgeprune import console, files
 from edgeprune.candidates import SearchResult
+from edgeprune.config import RESOLVED
 from edgeprune.devices import Device, connect
 from edgeprune.formulate import choices_of, token_levels
 from edgeprune.lower import Artifact
@@ -36,6 +38,7 @@ from edgeprune.steps import (
     validate_stage,
 )
 from edgeprune.task import Task, load_task
+from edgeprune.toml import toml_value
 from edgeprune.validate import Verdict
 
 STAGES = (
@@ -51,7 +54,7 @@ STAGES = (
 )
 
 # What a build ends with; a folder without them is not finished.
-CONCLUSIONS = ("verdict.json", "measurement.json", "report.html", "report.json", "resolved.toml")
+CONCLUSIONS = ("verdict.json", "measurement.json", "report.html", "report.json", RESOLVED)
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,6 @@ def build(task: Task | str, **named: Any) -> BuildResult:
     with Stages(settings.out, STAGES) as stages, _device(settings) as device:
         planned = _planned(task, settings, stages, device)
         search, found, dense = planned.search, planned.found, planned.dense
-        for name in CONCLUSIONS:  # of an earlier build here
-            (settings.out / name).unlink(missing_ok=True)
         with stages.stage("recover"):
             slim, distilled = recover_stage(
                 stages, search.sites, found.plan, search.task, planned.calibration, settings
@@ -103,8 +104,8 @@ def build(task: Task | str, **named: Any) -> BuildResult:
             artifact = lower_stage(slim, found.plan, planned.profile, search.precision, settings)
         with stages.stage("validate"):
             verdict = validate_stage(stages, planned, slim, artifact, settings)
-            files_ = {"dense": dense, "pruned": artifact}
-            operators = operators_of(device, search.sites.program, files_)
+            lowered = {"dense": dense, "pruned": artifact}
+            operators = operators_of(device, search.sites.program, lowered)
     report = compose(
         search=search,
         found=found,
@@ -118,6 +119,7 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         command=command_of(planned, distilled, settings),
     )
     write_report(report, settings.out)
+    _write_resolved(planned, settings)
     _conclude(verdict, settings)
     return BuildResult(settings.out, verdict, found, artifact)
 
@@ -165,6 +167,8 @@ def _planned(
             trial_minutes=settings.trial_minutes,
             seed=settings.seed,
         )
+        for name in CONCLUSIONS:  # of an earlier build here: of another plan
+            (settings.out / name).unlink(missing_ok=True)
         found = solve_stage(stages, search, settings)
     return Planned(profile, budget, calibration, search, found, dense)
 
@@ -173,7 +177,7 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
     """How to make it again; without folders, which are nobody else's business."""
     flags = {
         "profile": Path(settings.profile).name,
-        **planned.search.task.flags(),
+        **{key: Path(value).name for key, value in planned.search.task.source().items()},
         "budget": planned.budget,
         "precision": planned.search.precision,
         "seed": settings.seed,
@@ -185,7 +189,15 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
         flags["recover-steps"] = distilled.steps
     else:
         flags["recover-minutes"] = f"{settings.recover_minutes:g}"
-    return " ".join(("edgeprune build", *(f"--{name} {value}" for name, value in flags.items())))
+    words = (f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
+    return " ".join(("edgeprune build", *words))
+
+
+def _write_resolved(planned: Planned, settings: Settings) -> None:
+    used = planned.search.task.source() | vars(settings)
+    used |= {"budget": planned.budget, "precision": planned.search.precision}
+    lines = [f"{key} = {toml_value(value)}" for key, value in used.items() if value is not None]
+    files.write_text(settings.out / RESOLVED, "\n".join(["version = 1", *lines, ""]))
 
 
 def _conclude(verdict: Verdict, settings: Settings) -> None:

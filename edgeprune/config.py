@@ -12,6 +12,8 @@ from edgeprune.files import check_version
 from edgeprune.toml import Table, read_toml
 
 FILE_NAME = "edgeprune.toml"
+# In the build folder: what was used. As edgeprune.toml it repeats the build.
+RESOLVED = "resolved.toml"
 
 
 def load_config(path: str | Path) -> dict[str, Any]:

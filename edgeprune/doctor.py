@@ -18,12 +18,8 @@ from edgeprune.errors import EdgepruneError
 
 FREE_DISK_MB = 2000
 PYTHONS = ((3, 11), (3, 12))
-# torch first and alone, then all pins in one command: installed one after the other, executorch
-# and litert-torch leave typing-extensions broken.
-INSTALL = (
-    "pip install torch==2.13.0 && pip install 'edgeprune[tasks]' torch==2.13.0 "
-    "executorch==1.5.1 litert-torch==0.10.0"
-)
+# torch first and alone: its CPU wheel.
+INSTALL = "pip install torch==2.13.0 && pip install 'edgeprune[tasks]'"
 INSTALL_TASKS = "pip install 'edgeprune[tasks]'"
 _PIN = re.compile(r"([A-Za-z0-9_.-]+)==([^;\s]+)(?:\s*;\s*extra == ['\"](\w+)['\"])?")
 
@@ -69,7 +65,9 @@ def pins() -> dict[str, tuple[str, str]]:
         wanted = project["dependencies"] + [
             f'{each}; extra == "{extra}"' for extra in extras for each in extras[extra]
         ]
-    found = [match for each in wanted if (match := _PIN.match(each))]
+    here = (sys.platform, platform.machine())
+    meant = (w for w in wanted if "sys_platform" not in w or all(word in w for word in here))
+    found = [match for each in meant if (match := _PIN.match(each))]
     return {match[1]: (match[2], match[3] or "") for match in found}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -58,6 +59,15 @@ def probe_host(force: bool = False) -> Profile:
     return profile
 
 
+def machine_names() -> str:
+    """All that this machine calls itself: its processor, and its board where it has a name."""
+    names = [cpu_model()]
+    for file in ("model", "compatible"):
+        with contextlib.suppress(OSError):
+            names.append(Path("/proc/device-tree", file).read_text().replace("\0", " ").strip())
+    return ", ".join(names)
+
+
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
     named = _cpuinfo("model name") or _cpuinfo("Model") or platform.processor()
@@ -73,16 +83,18 @@ def isa_features() -> tuple[str, ...]:
 
 
 def check_is_host(profile: Profile) -> None:
-    """Refuse to measure here in the name of a device that this machine cannot be.
+    """Refuse to measure here in the name of a device that this machine is not.
 
     Raises:
-        InputError: this processor lacks instructions that the profile's has.
+        InputError: it has another name than the profile's device, or lacks its instructions.
     """
     lacking = [name for name in profile.fastest.isa if name not in isa_features()]
     lacking = [name for name in lacking if name in _FEATURES.values()]
+    if profile.machine.lower() not in machine_names().lower():
+        lacking.insert(0, f"'{profile.machine}' in its name")
     if lacking:
         raise InputError(
-            f"device local: this machine ({cpu_model()}) is no {profile.title}: it has no "
+            f"device local: this machine ({machine_names()}) is no {profile.title}: it has no "
             f"{', '.join(lacking)}. Leave --device out for estimates, or build for --profile host."
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from edgeprune.budget import Budget
 from edgeprune.errors import InputError
 from edgeprune.files import check_version
-from edgeprune.toml import Table, read_toml
+from edgeprune.toml import Table, read_toml, toml_value
 
 ORIGINS = ("vendor", "estimated", "measured")
 RUNTIMES = ("executorch",)
@@ -72,6 +71,8 @@ class Profile:
     """One device.
 
     Attributes:
+        machine: part of the name that the device gives itself, such as "Raspberry Pi 5": only
+            there does ``--device local`` measure for it. Empty: any machine with its instructions.
         ram_mb: in 10**6 bytes, as sold or as the system reports.
         bandwidth_gbps: gigabytes (10**9 bytes) per second between memory and CPU, the peak;
             of the host: what a large copy reaches.
@@ -92,6 +93,7 @@ class Profile:
     multiples: Multiples
     budget: Budget
     provenance: Mapping[str, Provenance] = field(hash=False)
+    machine: str = ""
 
     @property
     def fastest(self) -> Cluster:
@@ -183,35 +185,37 @@ def read_profile(path: str | Path) -> Profile:
         ),
         budget=_budget(top),
         provenance=notes,
+        machine=top.text("machine") if "machine" in top else "",
     )
 
 
 def profile_toml(profile: Profile) -> str:
     """The file that ``read_profile`` reads back as the same profile."""
     named = {key: getattr(profile, key) for key in ("name", "title", "soc", *_LOWERING_KEYS)}
-    lines = ["version = 1", *(f"{key} = {_quoted(value)}" for key, value in named.items())]
+    named |= {"machine": profile.machine} if profile.machine else {}
+    lines = ["version = 1", *(f"{key} = {toml_value(value)}" for key, value in named.items())]
     for cluster in profile.clusters:
         lines += ["", "[[clusters]]"]
-        lines += [f"name = {_quoted(cluster.name)}", f"core = {_quoted(cluster.core)}"]
-        lines.append(f"isa = [{', '.join(map(_quoted, cluster.isa))}]")
+        lines += [f"name = {toml_value(cluster.name)}", f"core = {toml_value(cluster.core)}"]
+        lines.append(f"isa = [{', '.join(map(toml_value, cluster.isa))}]")
         lines += _figures(profile, f"clusters.{cluster.name}", cluster, _CLUSTER_FIGURES)
     lines += ["", "[memory]", *_figures(profile, "memory", profile, ("ram_mb", "bandwidth_gbps"))]
     if profile.accelerator is not None:
-        lines += ["", "[accelerator]", f"name = {_quoted(profile.accelerator.name)}"]
-        lines.append(f"usable = {str(profile.accelerator.usable).lower()}")
+        lines += ["", "[accelerator]", f"name = {toml_value(profile.accelerator.name)}"]
+        lines.append(f"usable = {toml_value(profile.accelerator.usable)}")
     lines += ["", "[multiples]"]
     lines += _figures(profile, "multiples", profile.multiples, ("heads", "ffn", "tokens"))
     lines += ["", "[budget]"]
     for part in str(profile.budget).split(","):
         key, _, value = part.partition("=")
-        lines.append(f"{key} = {value if key == 'score' else _quoted(value)}")
+        lines.append(f"{key} = {value if key == 'score' else toml_value(value)}")
     return "\n".join(lines) + "\n"
 
 
 _LOWERING_KEYS = ("runtime", "delegate", "precision")
 _CLUSTER_FIGURES = ("cores", "clock_ghz", "peak_gflops_fp32", "peak_gops_int8")
 _TOP_KEYS = (
-    *("version", "name", "title", "soc", *_LOWERING_KEYS),
+    *("version", "name", "title", "soc", "machine", *_LOWERING_KEYS),
     *("clusters", "memory", "accelerator", "multiples", "budget"),
 )
 
@@ -233,7 +237,9 @@ def _cluster(table: Table, notes: dict[str, Provenance]) -> Cluster:
 
 def _accelerator(table: Table) -> Accelerator:
     table.only(("name", "usable"))
-    return Accelerator(table.text("name"), table.flag("usable"))
+    if table.flag("usable"):
+        raise table.error("usable", "got true, wanted false: edgeprune lowers to the CPU only.")
+    return Accelerator(table.text("name"), usable=False)
 
 
 def _budget(top: Table) -> Budget:
@@ -266,15 +272,10 @@ def _figures(profile: Profile, place: str, owner: object, keys: Iterable[str]) -
     lines = []
     for key in keys:
         note = profile.provenance[f"{place}.{key}"]
-        origin, source = _quoted(note.origin), _quoted(note.source)
+        origin, source = toml_value(note.origin), toml_value(note.source)
         value = getattr(owner, key)
         lines.append(f"{key} = {{ value = {value!r}, from = {origin}, source = {source} }}")
     return lines
-
-
-def _quoted(text: str) -> str:
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _folder() -> Path:

@@ -27,6 +27,7 @@ from edgeprune.program.program import Program, as_tuple
 from edgeprune.recover import distil, refit
 from edgeprune.sites import Sites
 from edgeprune.solve import Bounds, FrontPoint, solve
+from edgeprune.stages import CANDIDATES
 from edgeprune.surgery import apply
 from edgeprune.task import Batch, Task, blaming, train_batches
 from edgeprune.validate.timing import MB_PER_MIB
@@ -201,7 +202,7 @@ class Search:
         example = tuple(each[:1] for each in self.sites.program.example_inputs)
         workloads = [Workload("dense", self.dense, example)]
         memory = self.bounds.peak_memory_mb is not None
-        with tempfile.TemporaryDirectory(prefix="candidates-", dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix=CANDIDATES, dir=self.folder) as folder:
             with console.progress("lowering candidates", len(candidates), "plans") as advance:
                 for candidate in candidates:
                     path = Path(folder, f"{candidate.plan.hash}.pte")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from edgeprune.errors import InputError
 from edgeprune.versions import versions
 
 Result = TypeVar("Result")
+
+# Folders of a search's lowered plans, in the stages' folder; gone when it ends.
+CANDIDATES = "candidates-"
 
 
 @dataclass
@@ -64,6 +68,8 @@ class Stages:
                 f"{self.folder.parent}: another build is at work in this folder. Wait for it, or "
                 "give another --out folder."
             ) from error
+        for left in self.folder.glob(f"{CANDIDATES}*"):  # by a build that was killed
+            shutil.rmtree(left)
         return self
 
     def __exit__(self, *reason: object) -> None:

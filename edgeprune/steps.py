@@ -74,6 +74,11 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
     profile = load_profile(settings.profile)
     if settings.device == "local" and settings.profile != "host":
         check_is_host(profile)
+    if settings.measured_on is None and settings.threads > 1:
+        raise InputError(
+            f"got {settings.threads} threads without a device; costs are estimated for 1 thread. "
+            "Leave --threads out, or give --device."
+        )
     budget = Budget.parse(settings.budget) if settings.budget else profile.budget
     note = profile.lowering_note()
     if note:
@@ -213,7 +218,7 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
     ]
     measured = (search.damage.to_json(), search.table.hash, search.task.content_hash())
     asked = (asdict(search.bounds), search.precision, search.solver, open_)
-    trial = (search.trial_steps, search.seed)
+    trial = (search.trial_steps, search.trial_minutes, search.seed)
     found = stages.keep(
         stages.path("search", *measured, *asked, *trial, suffix=".json"),
         search.run,
@@ -253,6 +258,7 @@ def recover_stage(
     )
     refitted = replace(
         refitted,
+        example_inputs=sites.program.example_inputs,
         input_names=sites.program.input_names,
         output_names=sites.program.output_names,
         meta=sites.program.meta,

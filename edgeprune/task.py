@@ -103,11 +103,14 @@ class Task(ABC):
         """Endless seeded batches without labels to distil on; None (the default): no distilling."""
         return None
 
-    def flags(self) -> dict[str, str]:
-        """The flags that name this task to the command, without folders."""
+    def source(self) -> dict[str, str]:
+        """The keys of ``edgeprune.toml`` that name this task; none if it was typed at a prompt."""
         own = f"{type(self).__module__}:{type(self).__name__}"
         built_in = {place: name for name, place in BUILT_IN.items()}
-        return {"task": built_in.get(own, f"{_file(self).name}:{type(self).__name__}")}
+        if own in built_in:
+            return {"task": built_in[own]}
+        file = _file(self)
+        return {"task": f"{file.absolute()}:{type(self).__name__}"} if file.is_file() else {}
 
     def content_hash(self) -> str:
         """Changes with the task's code: what was scored by other code is not to be compared."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -114,6 +115,16 @@ class Table:
         if not is_right(value):
             raise self.error(key, f"got {_shown(value)}, wanted {wanted}.")
         return value
+
+
+def toml_value(value: object) -> str:
+    """A number, truth value or text as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(path: str | Path) -> Table:

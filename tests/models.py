@@ -130,6 +130,43 @@ class Fused(nn.Module):
         return x.mean(1)
 
 
+class GroupedBlock(nn.Module):
+    """A pre-norm layer that leaves grouped queries to PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        groups = HEADS // QUERIES_PER_GROUP
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.query, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.key, self.value = (nn.Linear(WIDTH, groups * WIDTH // HEADS) for _ in range(2))
+        self.up, self.down = nn.Linear(WIDTH, NEURONS), nn.Linear(NEURONS, WIDTH)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        read = self.norm1(x)
+        q, k, v = (
+            matrix(read).unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2)
+            for matrix in (self.query, self.key, self.value)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class Grouped(nn.Module):
+    """Two grouped layers under a hand-made mask of -inf, averaged over the real tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([GroupedBlock(), GroupedBlock()])
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        mask = torch.zeros_like(real, dtype=x.dtype).masked_fill(real == 0, float("-inf"))
+        for layer in self.layers:
+            x = layer(x, mask[:, None, None])
+        weight = real.unsqueeze(-1).to(x.dtype)
+        return (x * weight).sum(1) / weight.sum(1)
+
+
 class TorchEncoder(nn.Module):
     """PyTorch's own encoder, which puts the batch second inside, read at its first token."""
 
@@ -213,6 +250,11 @@ def words(batch: int, seed: int) -> tuple[Tensor, ...]:
     return word_ids(batch, seed), padding(batch)
 
 
+def vectors(batch: int, seed: int) -> tuple[Tensor, ...]:
+    """Inputs of the grouped model."""
+    return noise(batch, TOKENS, WIDTH, seed=seed), padding(batch)
+
+
 def images(batch: int, seed: int) -> tuple[Tensor, ...]:
     """Inputs of the ViT."""
     return (noise(batch, 1, 16, 16, seed=seed),)
@@ -229,11 +271,12 @@ MODELS: dict[str, tuple[type[nn.Module], Callable[[int, int], tuple[Tensor, ...]
     "vit": (VitFirst, images),
     "llama": (LlamaLast, lambda batch, seed: (word_ids(batch, seed),)),
     "fused": (Fused, lambda batch, seed: (noise(batch, TOKENS, 8, seed=seed),)),
+    "grouped": (Grouped, vectors),
     "torch_encoder": (TorchEncoder, lambda batch, seed: (noise(batch, TOKENS, WIDTH, seed=seed),)),
     "convolutional": (Convolutional, small_images),
     "densely_connected": (DenselyConnected, small_images),
 }
-WITH_TOKENS = ("bert", "bert_first", "vit", "llama", "fused", "torch_encoder")
+WITH_TOKENS = ("bert", "bert_first", "vit", "llama", "fused", "grouped", "torch_encoder")
 
 
 def model(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -275,11 +275,19 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(saved: Path) -> None:
     assert files_in(Path("out")) == []
 
 
-def test_a_build_on_a_full_disk_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize(
+    ("limit_bytes", "file"), [(500, "sites.json"), (30_000, "refitted"), (1_000_000, "report.html")]
+)
+def test_a_build_on_a_full_disk_leaves_nothing_half_written(limit_bytes: int, file: str) -> None:
     task = tiny_task(Path.cwd())
-    words = ("plan", "--profile", "pixel8", "--task", task, "--out", "out", "--quiet")
-    with start(*words, prepare=full_disk(500)) as process:
-        _, stderr = process.communicate(timeout=120)
+    words = ("build", "--profile", "pixel8", "--task", task, "--out", "out", "--quiet")
+    with start(*words, prepare=full_disk(limit_bytes)) as process:
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 2, stderr
     assert "writing failed" in stderr and stderr.count("\n") == 1
-    assert files_in(Path("out")) == []
+    assert file in stderr
+    left = files_in(Path("out"))
+    assert not any(Path(name).name.startswith((".", file)) for name in left)
+    for name in left:
+        if name.endswith(".json"):
+            json.loads(Path("out", name).read_text())

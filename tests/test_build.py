@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(1500)
 FILES = (
     *("model.pte", "manifest.json", "delegation.csv", "plan.json", "sites.json", "table.json"),
     *("measurement.json", "verdict.json", "report.json", "report.html", "slim.pt2"),
+    "resolved.toml",
 )
 
 

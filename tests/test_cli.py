@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,8 @@ def test_a_build_stopped_twice_goes_on_and_ends_not_measured(built: tuple[Path, 
     out, ended = built
     assert ended.exit_code == 6
     assert "resumed from damage" in ended.stderr and "resumed from search" in ended.stderr
+    assert "parameters (none needed)" in ended.stderr, "the licence"
+    assert "the Google Edge TPU cannot be lowered to yet; using executorch" in ended.stderr
     document = json.loads(ended.stdout)
     assert document["verdict"]["status"] == "not_measured" and document["exit_code"] == 6
     whole = {"model.pte", "manifest.json", "plan.json", "sites.json", "table.json"}
@@ -114,7 +117,7 @@ def test_a_build_stopped_twice_goes_on_and_ends_not_measured(built: tuple[Path, 
 
 def test_what_was_used_is_written_as_flags(built: tuple[Path, Ended], task: str) -> None:
     used = load_config(built[0] / "resolved.toml")
-    assert used["task"] == task and used["profile"] == "pixel8" and used["seed"] == 0
+    assert used["task"] == f"{task}:Tiny" and used["profile"] == "pixel8" and used["seed"] == 0
     assert used["budget"] == str(ep.load_profile("pixel8").budget)
     assert used["precision"] == "int8" and "device" not in used
 
@@ -218,8 +221,23 @@ def test_this_machine_does_not_measure_in_a_phones_name(task: str, tmp_path: Pat
     words = ("--profile", "pixel8", "--device", "local", "--task", task, "--out", tmp_path / "out")
     ended = edgeprune("build", *words, "--quiet")
     assert ended.exit_code == 2
-    assert "is no Google Pixel 8: it has no neon" in ended.message
+    assert "is no Google Pixel 8: it has no 'Pixel 8' in its name, neon" in ended.message
     assert files_in(tmp_path / "out") == []
+
+
+def test_estimates_are_for_one_thread(task: str, tmp_path: Path) -> None:
+    words = ("--profile", "pixel8", "--threads", 4, "--task", task, "--out", tmp_path / "out")
+    ended = edgeprune("plan", *words, "--quiet")
+    assert ended.exit_code == 2 and "got 4 threads without a device" in ended.message
+
+
+def test_another_plan_in_a_finished_folder_takes_its_conclusions_away(
+    built: tuple[Path, Ended], task: str, tmp_path: Path
+) -> None:
+    out = shutil.copytree(built[0], tmp_path / "out")
+    words = ("--profile", "pixel8", "--task", task, "--budget", "latency=90%", "--out", out)
+    assert edgeprune("plan", *words).exit_code == 6
+    assert not {"verdict.json", "report.html", "resolved.toml"} & set(files_in(out))
 
 
 def test_a_saved_model_and_its_inputs_are_enough(task: str, tmp_path: Path) -> None:

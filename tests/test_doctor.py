@@ -31,6 +31,14 @@ def test_pins_are_those_of_the_package() -> None:
     assert pins()["scikit-learn"][1] == "tasks" and pins()["ruff"][1] == "dev"
 
 
+def test_packages_that_are_not_made_for_this_machine_are_not_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "litert-torch" in pins()
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    assert "litert-torch" not in pins() and "torch" in pins()
+
+
 def test_a_missing_package_comes_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -43,7 +51,8 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(
 
     monkeypatch.setattr(doctor.metadata, "version", version)
     findings = by_name(list(examine()))
-    assert findings["executorch"].needed and "executorch==1.5.1" in findings["executorch"].remedy
+    assert findings["executorch"].needed and "wanted 1.5.1" in findings["executorch"].found
+    assert "pip install 'edgeprune[tasks]'" in findings["executorch"].remedy
     assert not findings["scikit-learn"].needed and "[tasks]" in findings["scikit-learn"].remedy
     assert not findings["torchao"].ok and "tested with 0.18.0" in findings["torchao"].found
     assert "runtime" not in findings

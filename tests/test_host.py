@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import edgeprune
 
 from edgeprune import host
 from edgeprune.cache import cache_dir
+from edgeprune.errors import InputError
 from edgeprune.profile import load_profile
 
 
@@ -78,3 +81,28 @@ def test_an_int8_peak_without_a_fast_product_is_called_estimated(
     monkeypatch.setattr(host, "peak_gops_int8", lambda: 1.0)
     gops, note = host._int8_peak(("neon", "dotprod"), 20.0)
     assert (gops, note.origin) == (80.0, "estimated")
+
+
+def test_measuring_anew_replaces_what_was_remembered(cache: Path) -> None:
+    load_profile("host")
+    (file,) = (cache / "profiles").glob("host-*.toml")
+    written = file.stat().st_mtime_ns
+    document = json.loads(edgeprune("profiles", "measure", "--json").stdout)
+    assert [profile["name"] for profile in document["profiles"]] == ["host"]
+    assert file.stat().st_mtime_ns > written
+
+
+def test_only_a_machine_of_its_name_and_instructions_measures_for_a_profile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n100 = load_profile("n100")
+    monkeypatch.setattr(host, "isa_features", lambda: n100.fastest.isa)
+    monkeypatch.setattr(host, "cpu_model", lambda: "Intel(R) N100")
+    host.check_is_host(n100)
+    monkeypatch.setattr(host, "isa_features", lambda: ("avx2",))
+    with pytest.raises(InputError, match="it has no fma, avx_vnni"):
+        host.check_is_host(n100)
+    monkeypatch.setattr(host, "isa_features", lambda: n100.fastest.isa)
+    monkeypatch.setattr(host, "cpu_model", lambda: "AMD EPYC")
+    with pytest.raises(InputError, match=r"\(AMD EPYC\) is no Intel N100.*'N100' in its name"):
+        host.check_is_host(n100)

@@ -1,9 +1,10 @@
 """Does the joint plan beat what one would do without it, at the same measured latency?
 
 Joint depth x width x length against each axis alone, a uniform keep ratio (units by magnitude),
-random plans, and the dense model on truncated input. Every plan is brought to the budget by
-measuring, in turns with the dense file. Scores are of the lowered files on the test split: as
-cut, after the least-squares refit, and after distillation with the same minutes for each.
+random plans, and the dense model on truncated input. Solved plans are the search's choice within
+the budget, all others are brought to it by measuring, in turns with the dense file. Scores are of
+the lowered files on the test split: as cut, after the least-squares refit, and after distillation
+with the same steps for each.
 Results are kept in a folder as they come, so that a stopped comparison goes on.
 """
 
@@ -164,12 +165,12 @@ def row(bench: Bench, name: str, plan: Plan) -> dict[str, Any]:
     """One plan: its measured latency, and its score as cut, refitted and distilled."""
     sites, settings = bench.search.sites, bench.settings
     result: dict[str, Any] = {"plan": name}
-    minutes = {"refitted": 0.0, "distilled": settings.recover_minutes}
-    for state in STATES[: 3 if settings.recover_minutes else 2]:
+    steps = {"refitted": None, "distilled": settings.recover_steps}
+    for state in STATES[: 3 if settings.recover_steps else 2]:
         if state == "cut":
             program = apply(sites.program, plan, sites)
         else:
-            told = replace(settings, recover_minutes=minutes[state])
+            told = replace(settings, recover_steps=steps[state])
             program, _ = recover_stage(
                 bench.stages, sites, plan, bench.task, bench.calibration, told
             )
@@ -224,7 +225,7 @@ def rows(bench: Bench, seeds: int) -> Iterator[dict[str, Any]]:
         makers["truncated"] = partial(truncation, bench)
     makers |= {name: lambda name=name: row(bench, name, plans[name]()) for name in plans}  # type: ignore[misc]
     search = bench.search
-    asked = (search.precision, bench.goal, bench.split, bench.settings.recover_minutes)
+    asked = (search.precision, bench.goal, bench.split, bench.settings.recover_steps)
     key = (search.damage.to_json(), search.table.hash, search.task.content_hash(), *asked)
     for name, make in makers.items():
         with bench.stages.stage(name):
@@ -273,7 +274,7 @@ def main() -> None:
     parser.add_argument("--task", default="minilm-20news")
     parser.add_argument("--budget", default="latency=60%")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
-    parser.add_argument("--minutes", type=float, default=12.0, help="distillation of each plan")
+    parser.add_argument("--steps", type=int, default=800, help="of distillation, for each plan")
     parser.add_argument("--seeds", type=int, default=3, help="random plans")
     parser.add_argument("--keep", type=Path, default=Path("build/compare"))
     parser.add_argument("--quick", action="store_true", help="validation split, no distillation")
@@ -285,7 +286,8 @@ def main() -> None:
         budget=options.budget,
         out=options.keep,
         precision=options.precision,
-        recover_minutes=0.0 if options.quick else options.minutes,
+        recover_minutes=0.0,
+        recover_steps=None if options.quick else options.steps,
     )
     task = load_task(options.task)
     profile, budget = load_profile("host"), Budget.parse(options.budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeprune.cli.app import Outcome, command
-from edgeprune.cli.job import build_flags, read_job, write_resolved
+from edgeprune.cli.job import build_flags, read_job
 
 
 @command("build", options=build_flags)
@@ -20,7 +20,6 @@ def build(**flags: Any) -> Outcome:
 
     job = read_job(**flags)
     result = run_build(job.task, **vars(job.settings))
-    write_resolved(job)
     return Outcome(
         {
             "out": str(result.out),

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgeprune import files
 from edgeprune.budget import Budget
-from edgeprune.config import FILE_NAME, load_config
+from edgeprune.config import FILE_NAME, RESOLVED, load_config
 from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.settings import Settings
     from edgeprune.task import Task
 
-RESOLVED = "resolved.toml"
 NOT_SETTINGS = ("task", "model", "calibration")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task and how to prune it, checked as far as that costs nothing.
-
-    Attributes:
-        asked: flags over the file, as they were written.
-    """
+    """A task and how to prune it, checked as far as that costs nothing."""
 
     task: Task
     settings: Settings
-    asked: dict[str, Any]
 
     @property
     def budget(self) -> Budget:
@@ -100,20 +92,7 @@ def read_job(**flags: Any) -> Job:
     task = _task(asked)
     name = Path(asked["profile"]).stem
     asked.setdefault("out", f"build/{task.name}-{name}")
-    return Job(task, _settings(asked), asked)
-
-
-def write_resolved(job: Job) -> Path:
-    """Write what was used into the build folder, as an ``edgeprune.toml``."""
-    from edgeprune.profile import load_profile
-
-    settings = {key: getattr(job.settings, key) for key in vars(job.settings)}
-    profile = load_profile(job.settings.profile)
-    used = {key: job.asked[key] for key in NOT_SETTINGS if key in job.asked} | settings
-    used["budget"] = str(job.budget)
-    used["precision"] = used["precision"] or profile.precision
-    lines = [f"{key} = {_toml(value)}" for key, value in used.items() if value is not None]
-    return files.write_text(job.settings.out / RESOLVED, "\n".join(["version = 1", *lines, ""]))
+    return Job(task, _settings(asked))
 
 
 def read_resolved(folder: Path) -> Job:
@@ -127,7 +106,7 @@ def read_resolved(folder: Path) -> Job:
         raise InputError(f"{folder}: no {RESOLVED} in it. Give the folder of a finished build.")
     asked = load_config(file) | {"out": str(folder)}
     _check(asked)
-    return Job(_task(asked), _settings(asked), asked)
+    return Job(_task(asked), _settings(asked))
 
 
 def _check(asked: dict[str, Any]) -> None:
@@ -181,9 +160,3 @@ def _settings(asked: dict[str, Any]) -> Settings:
             raise InputError(f"{key} '{value}': unknown; there are: {', '.join(sorted(known))}")
     settings = {key: value for key, value in asked.items() if key not in NOT_SETTINGS}
     return Settings(**settings)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, int | float):
-        return repr(value)
-    return json.dumps(str(value), ensure_ascii=False)

@@ -68,7 +68,8 @@ def block_weights_mb(
     first = block.residuals[0]
     own = width_sites(sites, first)
     carried = {path for path, _ in own[0].weights} if own else set()
-    paths = weights_of(sites, first)
+    # What several sub-layers share stays in the file until all of them go.
+    paths = [path for path in weights_of(sites, first) if path not in sites.shared]
     closing = {str(n.target) for norm in first.closing_norms for n in norm.all_input_nodes}
     total = sum(sizes[path] for path in paths)
     fixed = sum(sizes[path] for path in paths if path not in carried)

@@ -111,14 +111,17 @@ def measure_calmly(
 
 
 def samples_file(program: Program, device: Device, precision: Precision) -> Path:
-    """Where samples are kept: by shapes (not weights), precision, device, versions and code."""
+    """Where samples are kept: by graph (not weights), precision, device, versions and code."""
     state = device.state()
-    shapes = [(op_name(node), node.name, shape(node)) for node in program.module.graph.nodes]
+    calls = [
+        (op_name(node), node.name, shape(node), str(node.args), str(node.kwargs))
+        for node in program.module.graph.nodes
+    ]
     package = Path(files.__file__).parent
     rooms = ("program", "surgery", "lower")
     code = [path for room in rooms for path in sorted((package / room).glob("*.py"))]
     key = files.content_hash(
-        shapes,
+        calls,
         precision,
         (device.name, state.cpu_model, state.threads),
         state.versions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
@@ -20,10 +22,12 @@ from edgeprune.devices.measurement import DeviceState, Measurement
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.devices.state import frequency_mhz, local_state, temperature_c
 from edgeprune.errors import InputError
-from edgeprune.task import Batch, Predict
+from edgeprune.task import Batch, Predict, batches
 
 WARMUP_RUNS = 5
 JOB_LIMIT_S = 1800.0
+# Handed to the worker at a time: 500 photographs at once are more than a container's /dev/shm.
+ROWS = 32
 MB = 2**20
 
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
@@ -107,13 +111,14 @@ class LocalDevice:
             worker.ask("load", JOB_LIMIT_S, name="predict", path=str(path))
 
             def predict(batch: Batch) -> torch.Tensor | Batch:
-                outputs = self._run(worker, batch)
+                parts = [self._run(worker, part) for part in batches(batch, ROWS)]
+                outputs = tuple(torch.cat(column) for column in zip(*parts, strict=True))
                 return outputs[0] if len(outputs) == 1 else outputs
 
             yield predict
 
     def _run(self, worker: WorkerProcess, batch: Batch) -> Batch:
-        """Through files in memory: one round trip a batch, not one an example."""
+        """Through files in memory: one round trip for all rows, not one for each."""
         number = next(self._numbers)
         paths = [self._folder / f"{number}-in{i}.npy" for i in range(len(batch))]
         for path, column in zip(paths, batch, strict=True):
@@ -197,8 +202,12 @@ def _processors(threads: int, cpu: int | None) -> tuple[int, ...]:
 @contextmanager
 def _scratch() -> Iterator[str]:
     memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="edgeprune-", dir=parent) as folder:
+    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    for left in parent.glob("edgeprune-*-*"):
+        process = left.name.split("-")[1]
+        if process.isdigit() and not psutil.pid_exists(int(process)):  # it was killed
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"edgeprune-{os.getpid()}-", dir=parent) as folder:
         yield folder
 
 

@@ -93,7 +93,7 @@ class WorkerProcess:
             elif message.get("event") == "loaded":
                 self._loading = None
             elif "error" in message:
-                raise self._failed(job, message["error"])
+                raise self._failed(job, message["error"], message["full"])
             elif "result" in message:
                 return message["result"]
 
@@ -115,8 +115,11 @@ class WorkerProcess:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _failed(self, job: str, reason: str) -> EdgepruneError:
+    def _failed(self, job: str, reason: str, full: bool) -> EdgepruneError:
         path, self._loading = self._loading, None
+        if full:
+            folder = tempfile.gettempdir()
+            return InputError(f"local: {job}: writing failed ({reason}). Make room in {folder}.")
         if path is not None:
             return self._refused(path, reason)
         return EdgepruneError(f"local: {job} failed: {reason}", detail=self._complaints())

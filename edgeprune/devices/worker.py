@@ -8,6 +8,7 @@ only this process with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -175,6 +176,12 @@ def _status_kb(key: str) -> int:
     return 0
 
 
+def _is_full(error: Exception) -> bool:
+    """Whether the disk was."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
+
+
 def _end_with(parent: int) -> None:
     """End when the main process does, however it ended and whatever runs here just then."""
 
@@ -208,7 +215,7 @@ def main(argv: list[str]) -> None:
         try:
             worker.say(result=getattr(worker, job.pop("job"))(**job))
         except Exception as error:
-            worker.say(error=f"{type(error).__name__}: {error}")
+            worker.say(error=f"{type(error).__name__}: {error}", full=_is_full(error))
 
 
 if __name__ == "__main__":

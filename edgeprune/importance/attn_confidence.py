@@ -38,8 +38,6 @@ def attn_confidence(evidence: Evidence, site: Site) -> Tensor:
     queries = 0.0
     own_keys = _is_self_attention(evidence, call)
     for query, key, _, *mask in evidence.values(operands):
-        if key.shape[1] != query.shape[1]:
-            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         logits = query @ key.transpose(-1, -2) * scale + (mask[0] if mask else 0.0)
         real = torch.ones(len(query), query.shape[2])
         if mask and own_keys:  # a query that no query may look at is padding

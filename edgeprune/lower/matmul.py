@@ -14,9 +14,12 @@ from edgeprune.lower.graph import aten, emit, is_call, replace, shape_of
 
 
 def rewrite_matmul(module: GraphModule) -> None:
-    """Replace every ``matmul`` of rank 3 or more by ``bmm``, in place; values are propagated."""
+    """Replace every ``matmul`` of stacked matrices by ``bmm``, in place; values are propagated."""
     for node in list(module.graph.nodes):
-        if is_call(node, aten.matmul.default) and len(shape_of(node)) > 2:
+        if not is_call(node, aten.matmul.default):
+            continue
+        ranks = [len(shape_of(operand)) for operand in node.args]
+        if min(ranks) > 1 and max(ranks) > 2:
             with module.graph.inserting_before(node):
                 replace(node, _as_bmm(module.graph, node))
     module.graph.eliminate_dead_code()
@@ -25,18 +28,15 @@ def rewrite_matmul(module: GraphModule) -> None:
 def _as_bmm(graph: Graph, node: Node) -> Node:
     left, right = node.args
     lead = shape_of(node)[:-2]
-    count = math.prod(lead)
     product = emit(
-        graph, aten.bmm.default, _stacked(graph, left, count), _stacked(graph, right, count)
+        graph, aten.bmm.default, _stacked(graph, left, lead), _stacked(graph, right, lead)
     )
     return emit(graph, aten.reshape.default, product, list(shape_of(node)))
 
 
-def _stacked(graph: Graph, operand: Node, count: int) -> Node:
+def _stacked(graph: Graph, operand: Node, lead: tuple[int, ...]) -> Node:
     """The operand as [count, rows, columns]; only one that broadcasts is copied out."""
-    *lead, rows, columns = shape_of(operand)
-    own = math.prod(lead)
-    flat = emit(graph, aten.reshape.default, operand, [own, rows, columns])
-    if own == count:
-        return flat
-    return emit(graph, aten.expand.default, flat, [count, rows, columns])
+    *own, rows, columns = shape_of(operand)
+    if math.prod(own) != math.prod(lead):
+        operand = emit(graph, aten.expand.default, operand, [*lead, rows, columns])
+    return emit(graph, aten.reshape.default, operand, [math.prod(lead), rows, columns])

@@ -44,6 +44,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     drop_no_ops(module)
     take_from_ends(module)
     join_batch_norm(module)
+    repeat_shared_heads(module)
     give_attention_heads(module)
     fold_constants(module)
     annotate(module, example_inputs)
@@ -188,6 +189,29 @@ def give_attention_heads(module: fx.GraphModule) -> None:
         node.replace_all_uses_with(
             without, delete_user_cb=lambda user, new=without: user is not new
         )
+
+
+def repeat_shared_heads(module: fx.GraphModule) -> None:
+    """Write ``enable_gqa`` out: each key and value head is repeated for its query heads."""
+    for node in calls(module.graph, ATEN.scaled_dot_product_attention):
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "enable_gqa"}
+        if len(shape(node)) != 4:
+            continue
+        heads = shape(node)[1]
+        for place in (1, 2):  # key and value
+            _, groups, keys, width = shape(node.args[place])
+            if groups == heads:
+                continue
+            steps = (
+                (ATEN.unsqueeze.default, 2),
+                (ATEN.expand.default, [-1, -1, heads // groups, -1, -1]),
+                (ATEN.reshape.default, [-1, heads, keys, width]),
+            )
+            with module.graph.inserting_before(node):
+                repeated = node.args[place]
+                for step, argument in steps:
+                    repeated = module.graph.call_function(step, (repeated, argument))
+            node.update_arg(place, repeated)
 
 
 def fold_constants(module: fx.GraphModule) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import fx
 
@@ -12,6 +14,8 @@ from edgeprune.program.graph import (
     annotate,
     calls,
     evaluate,
+    get_attribute,
+    is_call,
     set_tensor,
     shape,
     value,
@@ -28,19 +32,25 @@ def make_masks_additive(module: fx.GraphModule, example_inputs: tuple[torch.Tens
     A boolean mask is a function of the inputs. It is probed: if it equals (a fixed pattern) and
     (input[b, key] != 0), it is rebuilt in that short form and the mask-building code falls away.
     ``is_causal`` becomes a fixed additive mask, so that token selection can cut it like any table.
+    A float mask that may hold -inf is clamped.
     """
     made: dict[tuple[fx.Node | None, bool], fx.Node | None] = {}
     for node in calls(module.graph, ATEN.scaled_dot_product_attention):
         mask = _argument(node, "attn_mask", 3)
         causal = bool(_argument(node, "is_causal", 5) or False)
         boolean = mask is not None and _dtype(mask) == torch.bool
-        if not (boolean or causal):
+        if not (boolean or causal or (mask is not None and _may_be_infinite(module, mask))):
             continue
         key = (mask, causal)
         if key not in made:
             dtype = _dtype(node)
             with module.graph.inserting_before(node):
-                made[key] = _causal(module, node) if causal else _additive(module, mask, dtype)
+                if causal:
+                    made[key] = _causal(module, node)
+                elif boolean:
+                    made[key] = _additive(module, mask, dtype)
+                else:
+                    made[key] = module.graph.call_function(ATEN.clamp_min.default, (mask, MASKED))
             annotate(module, example_inputs)
         _set_mask(node, made[key])
 
@@ -52,7 +62,7 @@ def _argument(node: fx.Node, name: str, position: int) -> object:
 
 
 def _set_mask(node: fx.Node, mask: fx.Node | None) -> None:
-    kwargs = {k: v for k, v in node.kwargs.items() if k in ("scale", "enable_gqa")}
+    kwargs = {k: v for k, v in node.kwargs.items() if k == "scale"}
     if len(node.args) > 6:
         kwargs["scale"] = node.args[6]
     node.args = (*node.args[:3], mask)
@@ -95,6 +105,21 @@ def _additive(module: fx.GraphModule, mask: fx.Node, dtype: torch.dtype) -> fx.N
     if table is None:
         return padding
     return graph.call_function(ATEN.minimum.default, (padding, table))
+
+
+def _may_be_infinite(module: fx.GraphModule, mask: fx.Node) -> bool:
+    """Whether a float mask is made of -inf, or of numbers that the caller gives."""
+    if is_call(mask, ATEN.clamp_min):
+        return False
+    for node in ancestors(mask):
+        if node.op == "get_attr":
+            table = get_attribute(module, node.target)
+            if table.is_floating_point() and not bool(table.isfinite().all()):
+                return True
+        given = node.op == "placeholder" and _dtype(node).is_floating_point
+        if given or any(arg == -math.inf for arg in node.args if isinstance(arg, float)):
+            return True
+    return False
 
 
 def probe(module: fx.GraphModule, mask: fx.Node) -> tuple[fx.Node | None, torch.Tensor] | None:

@@ -51,14 +51,14 @@ def refit(sites: Sites, plan: Plan, batches: Sequence[tuple[Tensor, ...]]) -> Pr
     new: dict[str, Tensor] = {}
     with console.progress("refitting", total=len(order), unit="matrices") as advance:
         for reader, names in order:
-            program = _with_tensors(apply(sites.program, done, sites), new)
+            program = _with_tensors(sites, done, new)
             kept = {sites.atoms[name].root: plan.kept[name] for name in names}
             columns = torch.tensor(positions(sites.flow.of(reader.source)[-1], kept))
             gram = _gram(program, reader, batches)
             new |= refitted_tensors(sites.program.tensors, reader, gram, columns)
             done = replace(done, kept=done.kept | {name: plan.kept[name] for name in names})
             advance(1, names[0])
-    return _with_tensors(apply(sites.program, plan, sites), new)
+    return _with_tensors(sites, plan, new)
 
 
 def _cut_readers(sites: Sites, plan: Plan) -> list[tuple[LinearReader, list[str]]]:
@@ -91,10 +91,15 @@ def _gram(program: Program, reader: LinearReader, batches: Sequence[tuple[Tensor
     return total
 
 
-def _with_tensors(program: Program, tensors: dict[str, Tensor]) -> Program:
-    """The program with some weights replaced; it is ours alone, so this is done in place."""
-    read = program.tensors
-    for path, values in tensors.items():
-        if path in read:
-            set_tensor(program.module, path, torch.nn.Parameter(values.clone()))
+def _with_tensors(sites: Sites, plan: Plan, refitted: dict[str, Tensor]) -> Program:
+    """The cut program with refitted weights, of which the plan may have cut rows."""
+    program = apply(sites.program, plan, sites)
+    kept = {sites.atoms[name].root: units for name, units in plan.kept.items() if units}
+    for path, old in program.tensors.items():
+        if path in refitted:
+            rows = torch.tensor(positions(sites.flow.tensors[path][0], kept))
+            values = refitted[path].index_select(0, rows)
+            set_tensor(
+                program.module, path, torch.nn.Parameter(values, requires_grad=old.requires_grad)
+            )
     return program

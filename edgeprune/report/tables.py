@@ -74,7 +74,7 @@ def numerics(report: Report) -> str:
         (what, trimmed(found.worst), f"{relation} {trimmed(found.limit)}"),
         ("examples compared", f"{found.examples}", ""),
         ("token selections in the program", f"{found.selections}", ""),
-        ("examples with near-ties, selected differently", f"{found.near_ties}", ""),
+        ("examples with near-ties, selected differently", *_listed(found.near_ties)),
         (
             "widest gap between tokens that changed places",
             digits(found.worst_margin),
@@ -82,6 +82,11 @@ def numerics(report: Report) -> str:
         ),
     ]
     return table(("", "got", "wanted"), rows, right=(1,))
+
+
+def _listed(examples: Sequence[int]) -> tuple[str, str]:
+    """How many, and which."""
+    return str(len(examples)), f"numbers {', '.join(map(str, examples))}" if examples else ""
 
 
 def rounds(report: Report) -> str:

@@ -101,7 +101,7 @@ def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
     layers = []
     for name, parts in groups.items():
         end = (parts[-1].add, *parts[-1].closing_norms)[-1]
-        if len(parts) > 1 and _is_closed(parts[0].entry, end):
+        if name and len(parts) > 1 and _is_closed(parts[0].entry, end):
             layers.append(Layer(name, parts[0].entry, end, tuple(parts)))
     return tuple(layers)
 

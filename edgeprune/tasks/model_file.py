@@ -69,9 +69,9 @@ class ModelFileTask(Task):
     def validate(self, predict: Predict) -> Score:
         return _cosines(predict, self._validation, self._validation_answers)
 
-    def flags(self) -> dict[str, str]:
-        model, calibration = self._files
-        return {"model": model.name, "calibration": calibration.name}
+    def source(self) -> dict[str, str]:
+        model, calibration = (str(file.absolute()) for file in self._files)
+        return {"model": model, "calibration": calibration}
 
     def content_hash(self) -> str:
         return files.content_hash(*(files.sha256_of(path) for path in self._files))

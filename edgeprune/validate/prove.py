@@ -119,7 +119,7 @@ def _numerics_checks(numerics: Numerics) -> list[Check]:
     checks = [Check("numerics", numerics.outputs_agree, numerics.worst, numerics.limit, note)]
     if numerics.selections:
         note = (
-            f"{numerics.near_ties} of {numerics.examples} examples keep other tokens than the "
+            f"{len(numerics.near_ties)} of {numerics.examples} examples keep other tokens than the "
             "program would; the largest gap between swapped scores, in typical scores"
         )
         margin, limit = numerics.worst_margin, numerics.margin_limit

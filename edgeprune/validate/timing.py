@@ -46,7 +46,7 @@ class Timing:
         """
         ordered = np.sort(self._differences)
         rank = math.floor((len(ordered) - Z95 * math.sqrt(len(ordered))) / 2)
-        return float(ordered[max(0, rank)])
+        return float(ordered[max(0, rank - 1)])
 
     @property
     def _differences(self) -> np.ndarray:

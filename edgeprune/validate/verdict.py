@@ -121,7 +121,7 @@ class Verdict:
         return cls(
             status=body["status"],
             checks=tuple(Check(**check) for check in body["checks"]),
-            numerics=None if numerics is None else Numerics(**numerics),
+            numerics=None if numerics is None else Numerics.from_json(numerics),
             scores=None if scores is None else Scores(**scores),
             timing=None if timing is None else Timing.from_json(timing),
             predicted=None if predicted is None else Predicted(**predicted),

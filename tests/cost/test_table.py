@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cost_models import HEADS, NEURONS, TOKENS, encoder
 from models import program
+from torch import Tensor, nn
+from transformers import AlbertConfig, AlbertModel
 
 from edgeprune.cost import CostTable, estimate_costs, random_plan
 from edgeprune.cost.blocks import Block, block_point, copies_of, find_blocks, sizes_of
@@ -18,6 +21,7 @@ from edgeprune.cost.table import Grid, walk
 from edgeprune.errors import InputError
 from edgeprune.plan import Plan, check_plan
 from edgeprune.profile import load_profile
+from edgeprune.program import capture
 from edgeprune.sites import Sites, find_sites
 
 DENSE_MS = 2.0
@@ -202,3 +206,30 @@ def test_random_plans_of_a_convolutional_net_have_a_price() -> None:
     assert any(plan.kept for plan in plans)
     for plan in plans:
         assert table.predict(found, plan).latency_ms > 0
+
+
+def test_weights_that_layers_share_stay_until_the_last_of_them_goes() -> None:
+    class Albert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            config = AlbertConfig(
+                hidden_size=32,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                intermediate_size=64,
+                vocab_size=50,
+                embedding_size=16,
+            )
+            self.albert = AlbertModel(config, add_pooling_layer=False)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.albert(input_ids=words).last_hidden_state.mean(1)
+
+    shared = find_sites(capture(Albert().eval(), (torch.randint(0, 50, (2, 8)),)))
+    assert len(shared.residuals) == 8
+    table = estimate_costs(shared, load_profile("pixel8"), "fp32")
+    whole = sum(t.numel() * 4 for t in shared.program.tensors.values()) / 2**20
+    assert table.fixed_weight_mb > 0
+    for removed in ({}, {shared.residuals[2].name: ()}):
+        plan = Plan(shared.program.fingerprint, removed)
+        assert table.predict(shared, plan).size_mb == pytest.approx(whole)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,7 +19,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune.devices import LocalDevice, Workload, connect, read_measurement, write_measurement
+from edgeprune.devices import (
+    LocalDevice,
+    Workload,
+    connect,
+    local,
+    read_measurement,
+    worker,
+    write_measurement,
+)
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower import lower_graph
@@ -239,3 +250,46 @@ def test_an_unknown_device_lists_what_exists() -> None:
 def test_more_threads_than_processors_are_refused() -> None:
     with pytest.raises(InputError, match="threads, wanted 1 to"):
         connect("local", threads=4096)
+
+
+def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noted:
+        """A method that does nothing but note that it ran."""
+
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def execute(self, inputs: list[Any]) -> None:
+            ran.append(self.path)
+
+    ran: list[str] = []
+    monkeypatch.setattr(worker, "Method", Noted)
+    monkeypatch.setattr(worker, "_inputs", lambda path: [])
+    loads = [{"name": name, "path": name, "inputs": ""} for name in "AB"]
+    timed = worker.Worker(io.StringIO()).measure(loads, rounds=4, warmup=2)
+    assert ran[-8:] == list("ABABABAB")
+    assert all(len(timed[name]["samples_ms"]) == 4 for name in "AB")
+
+
+def test_a_large_batch_is_handed_over_in_parts(
+    model: nn.Module, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ROWS", 3)
+    rows = torch.randn(8, WIDTH)
+    with connect("local") as device, device.predictor(workload.path) as predict:
+        answer = predict((rows,))
+    assert isinstance(answer, Tensor)
+    torch.testing.assert_close(answer, model(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_killed_process_left_in_memory_is_swept_up() -> None:
+    memory = os.access("/dev/shm", os.W_OK)
+    scratch = Path("/dev/shm" if memory else tempfile.gettempdir())
+    gone, ours = (scratch / f"edgeprune-{pid}-left" for pid in (2**22 + 1, os.getpid()))
+    try:
+        for folder in (gone, ours):
+            folder.mkdir()
+        with connect("local"):
+            assert not gone.exists() and ours.exists()
+    finally:
+        ours.rmdir()

@@ -120,3 +120,15 @@ def test_batches_are_refused() -> None:
 
     with pytest.raises(EdgepruneError, match="wanted batch 1"):
         prepare(Pure(), (torch.randn(3, HEADS, T, HEAD),))
+
+
+@pytest.mark.parametrize("keys", [(1, 2, 1, HEAD, T), (2, 3, HEAD, T), (1, 1, HEAD, T), (HEAD,)])
+def test_products_that_broadcast_in_any_way_equal_the_original(keys: tuple[int, ...]) -> None:
+    class Product(nn.Module):
+        def forward(self, one: Tensor, two: Tensor) -> Tensor:
+            return one @ two
+
+    lead = (1, 2, 3) if len(keys) != 4 else (1, 2, 3)[-len(keys) + 2 :]
+    inputs = (torch.randn(*lead, T, HEAD), torch.randn(keys))
+    graph = prepare(Product(), inputs)
+    torch.testing.assert_close(graph(*inputs), Product()(*inputs), atol=1e-5, rtol=1e-5)

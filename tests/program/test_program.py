@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,28 @@ def test_plain_torch_reads_what_we_save(tmp_path: Path) -> None:
     given = inputs("bert", batch=4, seed=2)
     plain = torch.export.load(path).module()
     assert torch.equal(plain(*given), program("bert")(*given))
+
+
+def test_a_saved_program_takes_no_data_and_no_folders_along(tmp_path: Path) -> None:
+    secret = torch.cat([each.flatten() for each in inputs("bert", batch=40)])
+    rows = len(secret) // 2 // 40
+    given = tuple(part[:2] for part in secret.reshape(2, 40, rows))
+    path = capture(model("bert"), given).save(tmp_path / "model.pt2")
+    with zipfile.ZipFile(path) as held:
+        parts = [held.read(name) for name in held.namelist()]
+    for folder in (Path(__file__).parents[1], Path(torch.__file__).parent):
+        assert not any(str(folder).encode() in part for part in parts)
+    assert not any(each.any() for each in torch.export.load(path).example_inputs[0])
+
+
+def test_a_program_from_the_future_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as future:
+        future.setattr("edgeprune.program.program.FORMAT_VERSION", 9)
+        path = program("fused").save(tmp_path / "model.pt2")
+    with pytest.raises(InputError, match=r"model\.pt2: format version 9 is from a newer"):
+        Program.load(path)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -208,3 +208,28 @@ class SideBySide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.first(x).relu(), self.second(x).relu()
         return self.both(torch.cat([first, second], dim=-1)) + self.other(first).tanh()
+
+
+def test_a_matrix_that_loses_rows_as_well_is_refitted_to_what_stays() -> None:
+    class Deep(nn.Module):
+        """Two hidden layers in one branch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two, self.three = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.three(self.two(self.one(x).relu()).relu())
+
+    deep = Deep().eval()
+    deep.two.weight.requires_grad_(False)
+    batches = [(torch.randn(64, 6),)]
+    found = find_sites(capture(deep, batches[0]))
+    kept = {s.name: tuple(range(0, s.units, 2)) for s in found.cuttable if s.kind == "width"}
+    assert len(kept) == 2
+    plan = Plan(found.program.fingerprint, kept)
+    slim, plain = refit(found, plan, batches), apply(found.program, plan, found)
+    assert distance(slim, found.program, batches) < distance(plain, found.program, batches)
+    assert tuple(slim.tensors["two.weight"].shape) == (6, 8)
+    assert not slim.tensors["two.weight"].requires_grad

@@ -76,7 +76,7 @@ def sample(layers: int = 6) -> Report:
                 WhyNot("aten.embedding.default", "an integer input", 1),
             ),
         ),
-        numerics=Numerics("int8", 64, 0.9972, 0.99, 3, 9, 0.041, 0.25),
+        numerics=Numerics("int8", 64, 0.9972, 0.99, 3, (2, 5, 9, 31, 63), 0.041, 0.15),
         state=DeviceState(
             *(
                 "this machine",

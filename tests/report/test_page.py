@@ -68,7 +68,7 @@ def test_what_is_missing_is_said_and_nothing_is_made_up() -> None:
 
 
 def test_numbers_that_are_none_at_all_do_not_stop_the_page() -> None:
-    broken = Numerics("fp32", 64, math.nan, 1e-4, 1, 64, math.inf, 1e-3)
+    broken = Numerics("fp32", 64, math.nan, 1e-4, 1, tuple(range(64)), math.inf, 1e-3)
     words = words_of(page_of(replace(sample(), numerics=broken)))
     assert "not a number" in words and "infinite" in words
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from models import HEADS, MODELS, NEURONS, WIDTH, inputs, program, relative_error, sites
 from random_plans import plans
 from token_reference import Reference
+from torch import nn
 
 from edgeprune.plan import Plan
-from edgeprune.program import Program
+from edgeprune.program import Program, capture
+from edgeprune.sites import find_sites
 from edgeprune.surgery import apply, masked
 
 FEW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -146,6 +148,20 @@ def test_a_depthwise_convolution_loses_the_channels_it_passes_on() -> None:
         if node.target is torch.ops.aten.conv2d.default and len(node.args) > 6
     ]
     assert groups == [3, 12]
+
+
+def test_a_depthwise_convolution_that_multiplies_its_channels_stays_whole() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 12, 3, groups=6)),
+        *(nn.Conv2d(12, 7, 1), nn.ReLU(), nn.Conv2d(7, 3, 1), nn.Flatten()),
+    )
+    given = (torch.randn(2, 1, 8, 8),)
+    multiplied = capture(net.eval(), given)
+    assert torch.equal(apply(multiplied, Plan(multiplied.fingerprint))(*given), multiplied(*given))
+    (site,) = find_sites(multiplied).cuttable
+    slim = apply(multiplied, Plan(multiplied.fingerprint, {site.name: (0, 5)}))
+    assert slim(*given).shape == multiplied(*given).shape and site.units == 7
 
 
 def test_channels_read_side_by_side_leave_every_reader() -> None:

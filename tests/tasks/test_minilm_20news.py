@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from edgeprune.build import build
 from edgeprune.program import capture
 from edgeprune.task import Recorded, check_task, cosines
 from edgeprune.tasks import minilm_20news
@@ -113,3 +115,13 @@ def test_no_post_is_in_two_splits_and_training_batches_are_of_one(
     first = task._head[0]
     monkeypatch.setattr(minilm_20news, "embed", None)
     assert torch.equal(MinilmNews()._head[0], first), "the head comes from the cache"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(5400)
+def test_a_build_meets_its_budget_and_keeps_the_score(tmp_path: Path) -> None:
+    asked = {"profile": "host", "budget": "latency=60%", "recover_steps": 120}
+    result = build("minilm-20news", out=tmp_path, **asked)
+    assert (result.verdict.status, result.exit_code) == ("met", 0)
+    assert result.verdict.scores is not None
+    assert result.verdict.scores.difference > -0.03

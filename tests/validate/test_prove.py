@@ -13,6 +13,7 @@ from edgeprune.devices import Device, read_measurement
 from edgeprune.errors import InputError
 from edgeprune.lower import Artifact
 from edgeprune.program import Program
+from edgeprune.task import Predict, Score
 from edgeprune.validate import Predicted, Reference, Timing, Verdict, validate
 
 FREE = AbsoluteBudget(1e6, 1e6, 1e6, None, 50)
@@ -87,6 +88,38 @@ def test_a_broken_bound_is_named_with_its_numbers(
     )
     assert (verdict.status, verdict.exit_code) == (status, code)
     assert verdict.check(failed).passed is False and failed in verdict.reason
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(0.009, True), (0.011, False)])
+def test_a_file_may_score_one_point_below_the_program_it_was_lowered_from(
+    lost: float,
+    kept: bool,
+    short: Program,
+    short_file: Artifact,
+    reference: Reference,
+    device: Device,
+    timing: Timing,
+) -> None:
+    class Lossy(Signs):
+        reads = 0
+
+        def evaluate(self, predict: Predict) -> Score:
+            """The model read first is the file."""
+            super().evaluate(predict)
+            self.reads += 1
+            return 0.9 - lost if self.reads == 1 else 0.9
+
+    verdict = validate(
+        short_file,
+        device,
+        bounds=FREE,
+        recovered=short,
+        dense=reference,
+        task=Lossy(),
+        timing=timing,
+    )
+    assert verdict.check("score_kept").passed is kept
+    assert (verdict.status == "wrong_numerics") is not kept
 
 
 def test_a_file_slower_than_dense_is_refused(

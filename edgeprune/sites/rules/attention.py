@@ -5,13 +5,12 @@ from __future__ import annotations
 from torch import fx
 
 from edgeprune.program.graph import ATEN
-from edgeprune.sites.atoms import Dim, product
 from edgeprune.sites.flow import Dims, Flow, rule
 
 
 @rule(ATEN.scaled_dot_product_attention)
 def attention(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
-    """q [batch, heads, queries, d], k and v [batch, heads, keys, d]; fewer kv heads under GQA."""
+    """q [batch, heads, queries, d], k and v [batch, heads, keys, d]."""
     q, k, v = (flow.of(argument) for argument in node.args[:3])
     if len(q) != 4:
         return flow.without_rule(node)
@@ -19,12 +18,8 @@ def attention(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
     for other in (k, v):
         flow.tie(q[0], other[0], node)
     heads = q[1]
-    if k[1].size != heads.size:  # enable_gqa: query head h reads kv head h // repeat
-        repeated = product([k[1], Dim(heads.size // k[1].size)])
-        flow.tie(heads, repeated, node)
-    else:
-        flow.tie(heads, k[1], node)
-    flow.tie(k[1], v[1], node)
+    flow.tie(heads, k[1], node)
+    flow.tie(heads, v[1], node)
     flow.tie(q[3], k[3], node)
     flow.tie(k[2], v[2], node)
     flow.freeze((q[3],), "it is the head dimension, which sets attention's scale")

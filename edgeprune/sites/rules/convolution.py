@@ -35,7 +35,7 @@ def convolution(flow: Flow, node: fx.Node) -> Dims:
 def convolution_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """A depthwise convolution has as many groups as channels."""
     if len(node.args) > 6 and node.args[6] != 1 and node.args[6] == shape(node.args[0])[1]:
-        return (*node.args[:6], sizes(node)[1])
+        return (*node.args[:6], sizes(node.args[0])[1])
     return node.args
 
 
