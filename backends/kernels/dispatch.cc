@@ -1,0 +1,91 @@
+// Which kernel this processor can run, found without libc.
+#include "slim_attention.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+extern "C" {
+#if defined(__x86_64__)
+extern const EpAttentionKernel ep_attention_avx512, ep_attention_avx2, ep_attention_sse2;
+#elif defined(__aarch64__)
+extern const EpAttentionKernel ep_attention_neon;
+#endif
+}
+
+namespace {
+
+#if defined(__x86_64__)
+
+struct Registers {
+  uint32_t a, b, c, d;
+};
+
+Registers cpuid(uint32_t leaf) {
+  Registers r{};
+  if (leaf <= __get_cpuid_max(0, nullptr)) __cpuid_count(leaf, 0, r.a, r.b, r.c, r.d);
+  return r;
+}
+
+// Which vector registers the operating system saves.
+uint32_t saved() {
+  if (!(cpuid(1).c & bit_OSXSAVE)) return 0;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+bool has_avx2() {
+  return (saved() & 0x6) == 0x6 && (cpuid(1).c & bit_FMA) && (cpuid(7).b & bit_AVX2);
+}
+
+bool has_avx512() {
+  const uint32_t wanted = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+  return (saved() & 0xe6) == 0xe6 && (cpuid(7).b & wanted) == wanted && has_avx2();
+}
+
+bool always() { return true; }
+
+struct Choice {
+  const EpAttentionKernel* kernel;
+  bool (*runs)();
+};
+const Choice kChoices[] = {
+    // the fastest first
+    {&ep_attention_avx512, has_avx512},
+    {&ep_attention_avx2, has_avx2},
+    {&ep_attention_sse2, always},
+};
+
+#elif defined(__aarch64__)
+
+bool always() { return true; }
+
+struct Choice {
+  const EpAttentionKernel* kernel;
+  bool (*runs)();
+};
+const Choice kChoices[] = {{&ep_attention_neon, always}};
+
+#endif
+
+bool same(const char* one, const char* other) {
+  while (*one && *one == *other) ++one, ++other;
+  return *one == *other;
+}
+
+}  // namespace
+
+extern "C" const EpAttentionKernel* ep_attention_kernel(const char* name) {
+  for (const Choice& choice : kChoices)
+    if (choice.runs() && (!name || same(name, choice.kernel->name))) return choice.kernel;
+  return nullptr;
+}
+
+extern "C" const char* ep_attention_refuses(const EpAttention* a) {
+  if (a->batch < 0 || a->queries < 0 || a->keys < 0) return "a negative size";
+  if (a->heads < 1 || a->kv_heads < 1) return "no heads";
+  if (a->heads % a->kv_heads) return "heads that are no multiple of the key-value heads";
+  if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
+  return nullptr;
+}

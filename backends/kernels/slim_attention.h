@@ -1,0 +1,66 @@
+// Slim attention: softmax(scale q k' + mask) v as projections write it, without transposes.
+//
+// Stateless and free of libc: no allocation, no threads. A caller asks for the number of steps
+// and the bytes of workspace, then runs the steps in any order, each thread with a workspace of
+// its own. Tensors are float32, row-major, [batch, tokens, heads x head_dim].
+#ifndef EDGEPRUNE_SLIM_ATTENTION_H
+#define EDGEPRUNE_SLIM_ATTENTION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define EP_PUBLIC __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { EP_MAX_HEAD_DIM = 128 };
+
+typedef struct {
+  int32_t batch, queries, keys;
+  int32_t heads,
+      kv_heads;      // heads is a multiple of kv_heads; query head h reads h / (heads / kv_heads)
+  int32_t head_dim;  // 1 to EP_MAX_HEAD_DIM
+  float scale;
+  int32_t causal;   // query i reads keys 0 to i
+  int32_t threads;  // that will run the steps; more steps are made where there are few heads
+  const float* q;   // [batch, queries, heads x head_dim]
+  const float* k;   // [batch, keys, kv_heads x head_dim]
+  const float* v;   // [batch, keys, kv_heads x head_dim]
+  // Added to the scaled scores; null: nothing is. Strides in floats, 0 where it broadcasts; the
+  // keys are contiguous.
+  const float* mask;
+  int64_t mask_batch, mask_head, mask_query;
+  const int32_t* lengths;  // [batch] keys that are real, from the first on; null: all
+  float* out;              // [batch, queries, heads x head_dim]
+  // Attention received by each key, over all heads and queries: [steps, keys] parts, which the
+  // caller adds up per batch (steps of one batch follow each other); null: not wanted.
+  float* received;
+  const float* query_weights;  // [batch, queries] of each query in ``received``; null: all 1
+} EpAttention;
+
+typedef struct {
+  const char* name;  // "avx512", "neon"...
+  int32_t lanes;     // floats in a vector
+  int32_t (*steps)(const EpAttention*);
+  size_t (*workspace_bytes)(const EpAttention*);  // of one thread
+  void (*run)(const EpAttention*, int32_t first, int32_t last, void* workspace);
+  // Multiplies and adds in registers alone, for benchmarks to be a share of; returns how many
+  // floating-point operations that was.
+  int64_t (*peak)(int64_t rounds);
+} EpAttentionKernel;
+
+// Null when these sizes are valid, else the reason why not.
+EP_PUBLIC const char* ep_attention_refuses(const EpAttention*);
+
+// The fastest kernel for this processor, or the one of that name if it can run here, else null.
+EP_PUBLIC const EpAttentionKernel* ep_attention_kernel(const char* name);
+
+// Ten lines that say what the kernels compute.
+EP_PUBLIC void ep_attention_reference(const EpAttention*);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

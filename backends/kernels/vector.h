@@ -1,0 +1,89 @@
+// One vector of floats, as wide as the instruction set that this is compiled for.
+#ifndef EDGEPRUNE_VECTOR_H
+#define EDGEPRUNE_VECTOR_H
+
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRegisters = 32;
+#else
+constexpr int kLanes = 4, kRegisters = 16;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef float VecAnywhere __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+static inline Vec load(const float* from) { return *reinterpret_cast<const VecAnywhere*>(from); }
+static inline void store(float* to, Vec x) { *reinterpret_cast<VecAnywhere*>(to) = x; }
+static inline Vec splat(float x) { return x - Vec{}; }
+static inline Vec select(VecInt condition, Vec yes, Vec no) { return condition ? yes : no; }
+static inline Vec larger(Vec x, Vec y) { return select(x > y, x, y); }
+
+static inline VecInt iota() {
+  VecInt result;
+  for (int i = 0; i < kLanes; ++i) result[i] = i;
+  return result;
+}
+
+template <int... kLane>
+struct Lanes {};
+template <int kCount, int... kLane>
+struct UpTo : UpTo<kCount - 1, kCount - 1, kLane...> {};
+template <int... kLane>
+struct UpTo<0, kLane...> {
+  using Each = Lanes<kLane...>;
+};
+
+// The largest, or the sum, of all lanes, in every lane.
+template <int kHalf, int... kLane>
+static inline Vec across(Vec x, Lanes<kLane...>) {
+  return __builtin_shufflevector(x, x, (kLane ^ kHalf)...);
+}
+template <int kHalf = kLanes / 2>
+static inline Vec largest(Vec x) {
+  x = larger(x, across<kHalf>(x, UpTo<kLanes>::Each()));
+  if constexpr (kHalf > 1) return largest<kHalf / 2>(x);
+  return x;
+}
+template <int kHalf = kLanes / 2>
+static inline Vec sum(Vec x) {
+  x += across<kHalf>(x, UpTo<kLanes>::Each());
+  if constexpr (kHalf > 1) return sum<kHalf / 2>(x);
+  return x;
+}
+
+// The next whole number, or one more; as they are from 2^22 on.
+static inline Vec whole_above(Vec x) {
+  const float round = 12582912.0f;
+  const VecInt small = (x < 4194304.0f) & (x > -4194304.0f);
+  return select(small, (x + round) - round + 1.0f, x);
+}
+
+// 2 to the (x - top), for a whole number top, |top| <= kLargestTop, and x no larger than it. 0
+// below -126; NaN stays NaN. Relative error below 2.2e-7.
+//
+// x = n + f, f in [-1/2, 1/2]: a minimax polynomial gives 2^f (7.5e-8), n - top goes into the
+// exponent. Adding 1.5 x 2^23 leaves a whole number in the low bits, and takes top off for nothing.
+constexpr float kLargestTop = 4194304.0f;
+
+static inline Vec exp2_below(Vec x, Vec top) {
+  const Vec shift = 12582912.0f - top;
+  const Vec shifted = x + shift;
+  const Vec f = x - (shifted - shift);
+  Vec p = splat(1.3276471993e-03f);
+  p = p * f + 9.6755413344e-03f;
+  p = p * f + 5.5507132735e-02f;
+  p = p * f + 2.4022119724e-01f;
+  p = p * f + 6.9314696706e-01f;
+  p = p * f + 1.0000000717e+00f;
+  // Casts between vector types keep the bits.
+  const VecInt bits = (VecInt)p + ((VecInt)shifted << 23);
+  return select(x < top - 126.0f, Vec{}, (Vec)bits);
+}
+
+#endif

@@ -1,0 +1,189 @@
+"""Slim attention computes what attention is, in every size, and treats odd numbers as PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from edgeprune.errors import InputError
+from edgeprune.kernels import SlimAttention, host_target, kernel_named
+from edgeprune.kernels.targets import TARGETS
+
+# Of the largest output; the inputs are standard normal.
+TOLERANCE = 2e-6
+FEW = settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def _runs(name: str) -> bool:
+    try:
+        kernel_named(name)
+    except InputError:
+        return False
+    return True
+
+
+KERNELS = [name for name in TARGETS[host_target()].kernels if _runs(name)]
+
+
+def true_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    kv_heads: int,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs and weights, by the definition, in float64; rows that may read nothing give 0."""
+
+    def split(x: Tensor, count: int) -> Tensor:
+        each = x.double().unflatten(2, (count, -1)).transpose(1, 2)
+        return each.repeat_interleave(heads // count, 1)
+
+    scores = split(q, heads) @ split(k, kv_heads).mT * (q.shape[2] // heads) ** -0.5
+    if mask is not None:
+        scores = scores + mask.double()
+    if causal:
+        late = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(late, -math.inf)
+    if lengths is not None:
+        padding = torch.arange(k.shape[1]) >= lengths[:, None]
+        scores = scores.masked_fill(padding[:, None, None], -math.inf)
+    nothing = (scores == -math.inf).all(-1, keepdim=True)
+    weights = scores.softmax(-1).masked_fill(nothing, 0.0)
+    return (weights @ split(v, kv_heads)).transpose(1, 2).flatten(2), weights
+
+
+def drawn(batch: int, queries: int, keys: int, heads: int, groups: int, dim: int) -> Any:
+    """q, k, v."""
+    return (
+        torch.randn(batch, queries, heads * dim),
+        torch.randn(batch, keys, groups * dim),
+        torch.randn(batch, keys, groups * dim),
+    )
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-3))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(data=st.data())
+@FEW
+def test_any_sizes_and_options_give_attention(kernel: str, data: st.DataObject) -> None:
+    draw = data.draw
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    batch, groups, repeat = (draw(st.integers(1, 3)) for _ in range(3))
+    heads = groups * repeat
+    queries, keys = draw(st.integers(1, 70)), draw(st.integers(1, 140))
+    dim = draw(st.sampled_from((1, 8, 16, 17, 24, 32, 40, 64, 80, 96, 128)))
+    q, k, v = drawn(batch, queries, keys, heads, groups, dim)
+    options: dict[str, Any] = {"causal": draw(st.booleans())}
+    if draw(st.booleans()):
+        shape = [draw(st.sampled_from((1, size))) for size in (batch, heads, queries)]
+        mask = torch.where(torch.rand(*shape, keys) < 0.3, -1e9, torch.randn(*shape, keys))
+        mask[..., 0] = 0.0  # a row of -1e9 alone has no digits left for the scores
+        options["mask"] = mask
+    if draw(st.booleans()):
+        options["lengths"] = torch.randint(0, keys + 1, (batch,))
+    call = SlimAttention(q, k, v, heads, groups, received=True, kernel=kernel, **options)
+    wanted, weights = true_attention(q, k, v, heads, groups, **options)
+    assert relative_error(call(), wanted) <= TOLERANCE
+    assert relative_error(call.received, weights.sum((1, 2))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("tokens", [1, 2, 3, 15, 16, 17, 31, 33, 127, 128, 129, 512, 1000])
+def test_token_counts_at_the_edges_of_vectors_and_tiles(kernel: str, tokens: int) -> None:
+    q, k, v = drawn(1, tokens, tokens, 3, 3, 32)
+    call = SlimAttention(q, k, v, 3, kernel=kernel)
+    assert relative_error(call(), true_attention(q, k, v, 3, 3)[0]) <= TOLERANCE
+    first = call().clone()
+    assert torch.equal(call(), first), "nothing is kept from call to call"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("q", math.nan), ("k", math.nan), ("v", math.nan), ("v", math.inf), ("q", math.inf)],
+)
+def test_nan_and_infinity_spread_as_in_pytorch(kernel: str, place: str, number: float) -> None:
+    torch.manual_seed(0)
+    q, k, v = drawn(1, 9, 20, 2, 2, 16)
+    {"q": q, "k": k, "v": v}[place][0, 3, 5] = number
+    heads = (each.unflatten(2, (2, 16)).transpose(1, 2) for each in (q, k, v))
+    wanted = functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    got = SlimAttention(q, k, v, 2, kernel=kernel)()
+    assert torch.equal(got.isnan(), wanted.isnan())
+    torch.testing.assert_close(got, wanted, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_rows_that_may_read_nothing_are_zero_as_in_pytorch(kernel: str) -> None:
+    q, k, v = drawn(1, 4, 20, 2, 2, 16)
+    mask = torch.zeros(1, 1, 4, 20)
+    mask[:, :, 2] = -math.inf
+    mask[:, :, 3, 1:] = -math.inf
+    heads = (each.unflatten(2, (2, 16)).transpose(1, 2) for each in (q, k, v))
+    wanted = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+    got = SlimAttention(q, k, v, 2, mask=mask, kernel=kernel)()
+    torch.testing.assert_close(got, wanted.transpose(1, 2).flatten(2), rtol=1e-5, atol=1e-6)
+    assert not got[0, 2].any()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e4, 1e15])
+def test_tiny_and_huge_scores_neither_overflow_nor_vanish(kernel: str, size: float) -> None:
+    torch.manual_seed(1)
+    q, k, v = drawn(1, 8, 33, 2, 2, 32)
+    got = SlimAttention(q * size, k, v, 2, kernel=kernel)()
+    assert got.isfinite().all()
+    wanted, weights = true_attention(q * size, k, v, 2, 2)
+    # Scores of thousands have lost their last digits before any weight is made of them.
+    decided = (
+        (weights.amax(-1) > 1 - 1e-6).all(1)[0] if size > 1 else torch.ones(8, dtype=torch.bool)
+    )
+    assert decided.any()
+    assert relative_error(got[0, decided], wanted[0, decided]) <= 1e-5
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_queries_of_weight_zero_give_no_attention(kernel: str) -> None:
+    q, k, v = drawn(2, 12, 12, 4, 2, 8)
+    real = (torch.arange(12) < torch.tensor([[12], [5]])).float()
+    call = SlimAttention(q, k, v, 4, 2, received=True, query_weights=real, kernel=kernel)
+    call()
+    _, weights = true_attention(q, k, v, 4, 2)
+    wanted = (weights * real[:, None, :, None]).sum((1, 2))
+    assert relative_error(call.received, wanted) <= TOLERANCE
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    q, k, v = drawn(1, 4, 4, 4, 4, 8)
+    for options, problem in (
+        ({"heads": 5}, "wanted one head_dim"),
+        ({"heads": 4, "kv_heads": 3}, "wanted one head_dim"),
+        ({"heads": 4, "kernel": "mmx"}, "this machine runs no kernel 'mmx'"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            SlimAttention(q, k, v, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a head_dim outside 1 to 128"):
+        SlimAttention(*drawn(1, 4, 4, 1, 1, 129), 1)
+    with pytest.raises(InputError, match="no multiple of the key-value heads"):
+        SlimAttention(*drawn(1, 4, 4, 3, 2, 8), 3, 2)
+    with pytest.raises(InputError, match=r"got torch\.float64, wanted float32"):
+        SlimAttention(q.double(), k.double(), v.double(), 4)
