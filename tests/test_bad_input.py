@@ -239,6 +239,11 @@ def test_a_folder_that_is_no_build_is_refused() -> None:
     assert "report.json: cannot be read" in refused("report", ".").message
 
 
+def test_a_lowered_file_without_its_manifest_is_refused() -> None:
+    Path("alone.pte").write_bytes(b"anything")
+    assert "alone.pte: no manifest.json beside it" in refused("measure", "alone.pte").message
+
+
 def test_lowering_does_not_orphan_another_files_manifest(saved: Path) -> None:
     files.write_json("manifest.json", "manifest", {"sha256": {"model.pte": "0"}})
     before = Path("manifest.json").read_bytes()

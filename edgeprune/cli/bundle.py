@@ -25,7 +25,13 @@ def read_artifact(model: Path) -> Artifact:
 
     if not model.is_file():
         raise InputError(f"{model}: no such file. Make it with edgeprune build or edgeprune lower.")
-    manifest = files.read_json(model.parent / "manifest.json", "manifest")
+    beside = model.parent / "manifest.json"
+    if not beside.is_file():
+        raise InputError(
+            f"{model}: no manifest.json beside it, which says what it is. Give the file where "
+            "edgeprune build or edgeprune lower has written it."
+        )
+    manifest = files.read_json(beside, "manifest")
     sha256 = files.sha256_of(model)
     _check_sum(model, sha256, manifest)
     delegation = model.parent / "delegation.csv"
