@@ -15,6 +15,13 @@ extern const EpAttentionKernel ep_attention_neon;
 
 namespace {
 
+struct Choice {
+  const EpAttentionKernel* kernel;
+  bool (*runs)();
+};
+
+bool always() { return true; }
+
 #if defined(__x86_64__)
 
 struct Registers {
@@ -44,12 +51,6 @@ bool has_avx512() {
   return (saved() & 0xe6) == 0xe6 && (cpuid(7).b & wanted) == wanted && has_avx2();
 }
 
-bool always() { return true; }
-
-struct Choice {
-  const EpAttentionKernel* kernel;
-  bool (*runs)();
-};
 const Choice kChoices[] = {
     // the fastest first
     {&ep_attention_avx512, has_avx512},
@@ -59,12 +60,6 @@ const Choice kChoices[] = {
 
 #elif defined(__aarch64__)
 
-bool always() { return true; }
-
-struct Choice {
-  const EpAttentionKernel* kernel;
-  bool (*runs)();
-};
 const Choice kChoices[] = {{&ep_attention_neon, always}};
 
 #endif

@@ -1,5 +1,5 @@
-// What slim attention computes, in double precision and ten lines. It may use libc: only tests
-// and benchmarks link it.
+// What slim attention computes, said plainly and in double precision. It may use libc: only tests
+// compile it.
 #include <math.h>
 
 #include "slim_attention.h"

@@ -57,7 +57,7 @@ EP_PUBLIC const char* ep_attention_refuses(const EpAttention*);
 // The fastest kernel for this processor, or the one of that name if it can run here, else null.
 EP_PUBLIC const EpAttentionKernel* ep_attention_kernel(const char* name);
 
-// Ten lines that say what the kernels compute.
+// What the kernels compute, said plainly; for tests, and in no library of ours.
 EP_PUBLIC void ep_attention_reference(const EpAttention*);
 
 #ifdef __cplusplus

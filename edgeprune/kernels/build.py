@@ -19,17 +19,9 @@ from edgeprune.versions import versions
 LIBRARY = "libedgeprune_kernels.so"
 # Kernels own no state and call nothing: no exceptions, no types at run time, no errno.
 FLAGS = (
-    *(
-        "-ffreestanding",
-        "-nostdinc++",
-        "-std=c++17",
-        "-O3",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-fno-exceptions",
-        "-fno-rtti",
-    ),
-    *("-ffp-contract=fast", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"),
+    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-nostdinc++"),
+    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-Wall", "-Wextra", "-Werror"),
 )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.kernels import SlimAttention, host_target, kernel_named
+from edgeprune.kernels.build import sources
 from edgeprune.kernels.targets import TARGETS
 
 # Of the largest output; the inputs are standard normal.
@@ -170,6 +175,34 @@ def test_queries_of_weight_zero_give_no_attention(kernel: str) -> None:
     _, weights = true_attention(q, k, v, 4, 2)
     wanted = (weights * real[:, None, :, None]).sum((1, 2))
     assert relative_error(call.received, wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_more_threads_than_heads_share_the_query_rows_in_any_order(kernel: str) -> None:
+    q, k, v = drawn(1, 50, 33, 2, 2, 32)
+    call = SlimAttention(q, k, v, 2, kernel=kernel)
+    wanted = call().clone()
+    call._call.threads = 6
+    steps = call.kernel.steps(ctypes.byref(call._call))
+    assert steps == 6
+    call.out.zero_()
+    for step in reversed(range(steps)):
+        call.kernel.run(ctypes.byref(call._call), step, step + 1, call._workspace)
+    assert torch.equal(call.out, wanted)
+
+
+def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
+    source, library = sources() / "reference.cc", tmp_path / "reference.so"
+    command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
+    subprocess.run([*command, "-o", str(library), "-lm"], check=True)
+    q, k, v = drawn(2, 9, 21, 4, 2, 24)
+    options = {"causal": True, "lengths": torch.tensor([21, 0]), "mask": torch.randn(1, 4, 1, 21)}
+    call = SlimAttention(q, k, v, 4, 2, **options)  # type: ignore[arg-type]
+    fast = call().clone()
+    ctypes.CDLL(str(library)).ep_attention_reference(ctypes.byref(call._call))
+    wanted, _ = true_attention(q, k, v, 4, 2, **options)  # type: ignore[arg-type]
+    assert relative_error(call.out, wanted) <= 1e-7
+    assert relative_error(fast, call.out) <= TOLERANCE
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

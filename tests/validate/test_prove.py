@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from signs import Signs, changed
@@ -17,12 +19,29 @@ from edgeprune.task import Predict, Score
 from edgeprune.validate import Predicted, Reference, Timing, Verdict, validate
 
 FREE = AbsoluteBudget(1e6, 1e6, 1e6, None, 50)
+Prove = Callable[..., Verdict]
 
 
-def test_a_faster_file_within_budget_meets_it(
-    short: Program, short_file: Artifact, reference: Reference, task: Signs, device: Device
-) -> None:
-    verdict = validate(short_file, device, bounds=FREE, recovered=short, dense=reference, task=task)
+@pytest.fixture
+def prove(
+    short: Program,
+    short_file: Artifact,
+    reference: Reference,
+    task: Signs,
+    device: Device,
+    timing: Timing,
+) -> Prove:
+    """``validate`` on the encoder of one layer, measured once, in a budget that binds nothing."""
+
+    def run(**other: Any) -> Verdict:
+        usual = {"artifact": short_file, "device": device, "bounds": FREE, "recovered": short}
+        return validate(**usual | {"dense": reference, "task": task, "timing": timing} | other)
+
+    return run
+
+
+def test_a_faster_file_within_budget_meets_it(prove: Prove, short_file: Artifact) -> None:
+    verdict = prove(timing=None)
     assert (verdict.status, verdict.exit_code, verdict.reason) == ("met", 0, "")
     assert verdict.scores is not None and verdict.scores.dense == 1.0
     assert verdict.scores.file == pytest.approx(verdict.scores.recovered, abs=0.01)
@@ -32,25 +51,8 @@ def test_a_faster_file_within_budget_meets_it(
     assert verdict.check("size_mb").got == pytest.approx(short_file.size_bytes / 1e6)
 
 
-def test_a_verdict_survives_its_file(
-    short: Program,
-    short_file: Artifact,
-    reference: Reference,
-    task: Signs,
-    device: Device,
-    timing: Timing,
-    tmp_path: Path,
-) -> None:
-    verdict = validate(
-        short_file,
-        device,
-        bounds=FREE,
-        recovered=short,
-        dense=reference,
-        task=task,
-        timing=timing,
-        predicted=Predicted(1.0, 2.0, estimated=False),
-    )
+def test_a_verdict_survives_its_file(prove: Prove, timing: Timing, tmp_path: Path) -> None:
+    verdict = prove(predicted=Predicted(1.0, 2.0, estimated=False))
     assert Verdict.read(verdict.write(tmp_path)) == verdict
     assert read_measurement(tmp_path / "measurement.json") == timing.pruned
 
@@ -66,39 +68,16 @@ def test_a_verdict_survives_its_file(
     ],
 )
 def test_a_broken_bound_is_named_with_its_numbers(
-    bounds: AbsoluteBudget,
-    status: str,
-    code: int,
-    failed: str,
-    short: Program,
-    short_file: Artifact,
-    reference: Reference,
-    task: Signs,
-    device: Device,
-    timing: Timing,
+    bounds: AbsoluteBudget, status: str, code: int, failed: str, prove: Prove
 ) -> None:
-    verdict = validate(
-        short_file,
-        device,
-        bounds=bounds,
-        recovered=short,
-        dense=reference,
-        task=task,
-        timing=timing,
-    )
+    verdict = prove(bounds=bounds)
     assert (verdict.status, verdict.exit_code) == (status, code)
     assert verdict.check(failed).passed is False and failed in verdict.reason
 
 
 @pytest.mark.parametrize(("lost", "kept"), [(0.009, True), (0.011, False)])
 def test_a_file_may_score_one_point_below_the_program_it_was_lowered_from(
-    lost: float,
-    kept: bool,
-    short: Program,
-    short_file: Artifact,
-    reference: Reference,
-    device: Device,
-    timing: Timing,
+    lost: float, kept: bool, prove: Prove
 ) -> None:
     class Lossy(Signs):
         reads = 0
@@ -109,71 +88,28 @@ def test_a_file_may_score_one_point_below_the_program_it_was_lowered_from(
             self.reads += 1
             return 0.9 - lost if self.reads == 1 else 0.9
 
-    verdict = validate(
-        short_file,
-        device,
-        bounds=FREE,
-        recovered=short,
-        dense=reference,
-        task=Lossy(),
-        timing=timing,
-    )
+    verdict = prove(task=Lossy())
     assert verdict.check("score_kept").passed is kept
     assert (verdict.status == "wrong_numerics") is not kept
 
 
 def test_a_file_slower_than_dense_is_refused(
-    dense: Program,
-    dense_file: Artifact,
-    short: Program,
-    short_file: Artifact,
-    task: Signs,
-    device: Device,
+    prove: Prove, dense: Program, dense_file: Artifact, short: Program, short_file: Artifact
 ) -> None:
-    verdict = validate(
-        dense_file,
-        device,
-        bounds=FREE,
-        recovered=dense,
-        dense=Reference(short, short_file),
-        task=task,
-    )
+    other = Reference(short, short_file)
+    verdict = prove(artifact=dense_file, recovered=dense, dense=other, timing=None)
     assert (verdict.status, verdict.exit_code) == ("not_faster", 1)
     assert "faster_than_dense" in verdict.reason
 
 
-def test_wrong_numbers_outweigh_everything_else(
-    short: Program,
-    short_file: Artifact,
-    reference: Reference,
-    task: Signs,
-    device: Device,
-    timing: Timing,
-) -> None:
-    verdict = validate(
-        short_file,
-        device,
-        bounds=replace(FREE, latency_ms=1e-6),
-        recovered=changed(short, "weight", 0.05),
-        dense=reference,
-        task=task,
-        timing=timing,
-    )
+def test_wrong_numbers_outweigh_everything_else(prove: Prove, short: Program) -> None:
+    wrong = changed(short, "weight", 0.05)
+    verdict = prove(bounds=replace(FREE, latency_ms=1e-6), recovered=wrong)
     assert (verdict.status, verdict.exit_code) == ("wrong_numerics", 1)
 
 
-def test_without_a_device_nothing_is_called_measured(
-    short: Program, short_file: Artifact, reference: Reference, task: Signs
-) -> None:
-    verdict = validate(
-        short_file,
-        None,
-        bounds=FREE,
-        recovered=short,
-        dense=reference,
-        task=task,
-        predicted=Predicted(3.5, 9.0, estimated=True),
-    )
+def test_without_a_device_nothing_is_called_measured(prove: Prove) -> None:
+    verdict = prove(device=None, timing=None, predicted=Predicted(3.5, 9.0, estimated=True))
     assert (verdict.status, verdict.exit_code) == ("not_measured", 6)
     latency = verdict.check("latency_ms")
     assert (latency.passed, latency.got) == (None, 3.5)
@@ -182,18 +118,10 @@ def test_without_a_device_nothing_is_called_measured(
 
 
 def test_without_a_device_a_runtime_at_hand_still_checks_the_numbers(
-    short: Program, short_file: Artifact, reference: Reference, task: Signs, device: Device
+    prove: Prove, short: Program, device: Device
 ) -> None:
     honest, wrong = (
-        validate(
-            short_file,
-            None,
-            bounds=FREE,
-            recovered=program,
-            dense=reference,
-            task=task,
-            runtime=device,
-        )
+        prove(device=None, timing=None, recovered=program, runtime=device)
         for program in (short, changed(short, "weight", 0.05))
     )
     assert honest.status == "not_measured" and honest.check("numerics").passed
@@ -201,24 +129,10 @@ def test_without_a_device_a_runtime_at_hand_still_checks_the_numbers(
 
 
 def test_a_file_cut_short_is_named(
-    short: Program,
-    short_file: Artifact,
-    reference: Reference,
-    task: Signs,
-    device: Device,
-    timing: Timing,
-    tmp_path: Path,
+    prove: Prove, short_file: Artifact, timing: Timing, tmp_path: Path
 ) -> None:
     path = tmp_path / "cut.pte"
     path.write_bytes(short_file.path.read_bytes()[:3000])
     for known in (None, timing):
         with pytest.raises(InputError, match=r"cut\.pte"):
-            validate(
-                replace(short_file, path=path),
-                device,
-                bounds=FREE,
-                recovered=short,
-                dense=reference,
-                task=task,
-                timing=known,
-            )
+            prove(artifact=replace(short_file, path=path), timing=known)
