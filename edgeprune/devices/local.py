@@ -30,6 +30,7 @@ JOB_LIMIT_S = 1800.0
 ROWS = 32
 MB = 2**20
 
+_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
 _OPERATORS = (
     *(("Fully Connected", "linear"), ("Batch Matrix Multiply", "bmm"), ("Convolution", "conv")),
@@ -232,6 +233,8 @@ def _operator(event: str, entry: dict[str, Any]) -> OperatorTime:
     native = re.fullmatch(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?", event)
     if native:
         op, delegate = native.group(1), "cpu"
+    elif event in _OURS:
+        op, delegate = _OURS[event], "edgeprune"
     else:
         found = (op for prefix, op in _OPERATORS if event.startswith(prefix))
         op, delegate = next(found, event.split(" (")[0].lower()), "xnnpack"

@@ -114,7 +114,9 @@ class Worker:
             frame = Inspector(etdump_path=trace).to_dataframe()
         events: dict[str, dict[str, Any]] = {}
         for event, ms in zip(frame["event_name"], frame["p50 (ms)"], strict=True):
-            entry = events.setdefault(str(event), {"ms": 0.0, "calls": 0})
+            # A delegate numbers its events of one name.
+            name = str(event).partition(" #")[0]
+            entry = events.setdefault(name, {"ms": 0.0, "calls": 0})
             entry["ms"] += float(ms)
             entry["calls"] += 1
         return {"events": events}
@@ -129,6 +131,9 @@ class Method:
         # needs none.
         from executorch.extension.pybindings import _C
 
+        from edgeprune.kernels.load import load_for_executorch
+
+        load_for_executorch(path)
         self.program = _C._load_program(
             path,
             enable_etdump=traced,

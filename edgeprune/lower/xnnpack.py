@@ -11,14 +11,19 @@ import torch.fx.traceback
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch.fx import GraphModule, Node
 
+from edgeprune.errors import EdgepruneError
+from edgeprune.kernels.load import BACKEND
 from edgeprune.lower.attention import rewrite_attention
+from edgeprune.lower.claim import OurPartitioner
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.graph import propagate
 from edgeprune.lower.lowering import Lowering
 from edgeprune.lower.matmul import rewrite_matmul
 from edgeprune.lower.partition import RegionPartitioner
 from edgeprune.lower.quantise import quantise_dynamic
+from edgeprune.lower.region import arena_bytes
 from edgeprune.lower.simplify import simplify
+from edgeprune.lower.slim import fuse, is_ours
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -27,26 +32,31 @@ def to_executorch(
     module: torch.nn.Module, inputs: Tensors, lowering: Lowering
 ) -> tuple[bytes, Tensors, tuple[DelegationRow, ...], int]:
     """The file's bytes, example outputs, delegation rows, and the planned arena in bytes."""
-    graph = prepare(module, inputs)
+    graph = prepare(module, inputs, lowering)
     outputs = graph(*inputs)
     if lowering.precision == "int8":
         graph = quantise_dynamic(graph, inputs)
+    wanted = sum(map(is_ours, graph.graph.nodes))
     partitioner = RegionPartitioner()
     with _short_provenance():
         exported = torch.export.export(graph, inputs, strict=False)
         edge = to_edge_transform_and_lower(
             exported,
-            partitioner=[partitioner],
+            partitioner=[OurPartitioner(), partitioner] if wanted else [partitioner],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
         rows = tuple(_rows(edge.exported_program().graph_module, partitioner))
+        ours = sum(map(arena_bytes, _regions_of_ours(edge.exported_program().graph_module)))
         emitted = edge.to_executorch()
+    claimed = sum(row.delegate == "edgeprune" for row in rows)
+    if claimed != wanted:
+        raise EdgepruneError(f"our delegate claimed {claimed} operators, wanted {wanted}")
     arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-    return emitted.buffer, plain, rows, int(arena)
+    return emitted.buffer, plain, rows, int(arena) + ours
 
 
-def prepare(module: torch.nn.Module, inputs: Tensors) -> GraphModule:
+def prepare(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> GraphModule:
     """A new ATen graph of ``module`` for these static shapes, in the form that lowers best."""
     exported = torch.export.export(module, inputs, strict=False)
     if any(_writes_in_place(node) for node in exported.graph.nodes):
@@ -55,6 +65,8 @@ def prepare(module: torch.nn.Module, inputs: Tensors) -> GraphModule:
     assert isinstance(graph, GraphModule)
     propagate(graph, inputs)
     simplify(graph)
+    if lowering.delegate == "auto":
+        fuse(graph, lowering.precision == "int8", lowering.isa)
     rewrite_attention(graph)
     rewrite_matmul(graph)
     simplify(graph)
@@ -74,12 +86,20 @@ def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[Delega
             continue
         if node.target.__name__ == "executorch_call_delegate":
             region = node.args[0].name
-            inner = getattr(graph, node.args[0].target).original_module.graph
+            lowered = getattr(graph, node.args[0].target)
+            inner = lowered.original_module.graph
+            name = "edgeprune" if lowered.backend_id == BACKEND else "xnnpack"
             for part in inner.nodes:
                 if part.op == "call_function" and not _is_plumbing(part):
-                    yield DelegationRow(part.name, _op(part), "xnnpack", region.split("_")[-1], "")
+                    yield DelegationRow(part.name, _op(part), name, region.split("_")[-1], "")
         else:
             yield DelegationRow(node.name, _op(node), "cpu", "", _why_not(node, partitioner))
+
+
+def _regions_of_ours(graph: GraphModule) -> Iterator[bytes]:
+    for _, module in graph.named_children():
+        if getattr(module, "backend_id", None) == BACKEND:
+            yield module.processed_bytes
 
 
 def _is_plumbing(node: Node) -> bool:
