@@ -11,22 +11,15 @@ import torch.fx.traceback
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch.fx import GraphModule, Node
 
-from edgeprune.lower.attention import rewrite_attention
 from edgeprune.lower.delegation import DelegationRow
-from edgeprune.lower.graph import propagate
-from edgeprune.lower.lowering import Lowering
-from edgeprune.lower.matmul import rewrite_matmul
+from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.partition import RegionPartitioner
+from edgeprune.lower.prepare import Tensors, prepare
 from edgeprune.lower.quantise import quantise_dynamic
-from edgeprune.lower.simplify import simplify
-
-Tensors = tuple[torch.Tensor, ...]
 
 
-def to_executorch(
-    module: torch.nn.Module, inputs: Tensors, lowering: Lowering
-) -> tuple[bytes, Tensors, tuple[DelegationRow, ...], int]:
-    """The file's bytes, example outputs, delegation rows, and the planned arena in bytes."""
+def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
+    """See ``edgeprune.lower.lower_graph``."""
     graph = prepare(module, inputs)
     outputs = graph(*inputs)
     if lowering.precision == "int8":
@@ -43,28 +36,7 @@ def to_executorch(
         emitted = edge.to_executorch()
     arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-    return emitted.buffer, plain, rows, int(arena)
-
-
-def prepare(module: torch.nn.Module, inputs: Tensors) -> GraphModule:
-    """A new ATen graph of ``module`` for these static shapes, in the form that lowers best."""
-    exported = torch.export.export(module, inputs, strict=False)
-    if any(_writes_in_place(node) for node in exported.graph.nodes):
-        exported = exported.run_decompositions({})
-    graph = exported.module()
-    assert isinstance(graph, GraphModule)
-    propagate(graph, inputs)
-    simplify(graph)
-    rewrite_attention(graph)
-    rewrite_matmul(graph)
-    simplify(graph)
-    graph.recompile()
-    return graph
-
-
-def _writes_in_place(node: Node) -> bool:
-    schema: Any = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return Lowered(emitted.buffer, inputs, plain, rows, int(arena))
 
 
 def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[DelegationRow]:
