@@ -6,14 +6,16 @@ import platform
 from collections.abc import Iterable
 from importlib import metadata
 
-PACKAGES = ("edgeprune", "torch", "executorch", "numpy")
+COMMON = ("edgeprune", "torch", "numpy")
+RUNTIMES = ("executorch", "ai-edge-litert", "litert-torch", "ai-edge-quantizer")
+PACKAGES = (*COMMON, *RUNTIMES)
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Python's, and those of packages, as installed; one that is not is left out.
 
     Args:
-        packages: by default what captures, lowers and runs.
+        packages: by default all that captures, lowers and runs.
     """
     found = {"python": platform.python_version()}
     for package in packages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -20,6 +18,7 @@ import torch
 from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
 from edgeprune.devices.measurement import DeviceState, Measurement
 from edgeprune.devices.process import WorkerProcess
+from edgeprune.devices.runtimes import runtime_of
 from edgeprune.devices.state import frequency_mhz, local_state, temperature_c
 from edgeprune.errors import InputError
 from edgeprune.task import Batch, Predict, batches
@@ -29,15 +28,6 @@ JOB_LIMIT_S = 1800.0
 # Handed to the worker at a time: 500 photographs at once are more than a container's /dev/shm.
 ROWS = 32
 MB = 2**20
-
-_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
-_CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
-_OPERATORS = (
-    *(("Fully Connected", "linear"), ("Batch Matrix Multiply", "bmm"), ("Convolution", "conv")),
-    *(("Softmax", "softmax"), ("GELU", "gelu"), ("Transpose", "transpose"), ("Copy", "reshape")),
-    *(("Static Reshape", "reshape"), ("Add", "add"), ("Multiply", "mul"), ("Convert", "quantize")),
-    *(("Subtract", "sub"), ("Divide", "div"), ("Slice", "slice"), ("Concatenate", "cat")),
-)
 
 
 class LocalDevice:
@@ -143,11 +133,7 @@ class LocalDevice:
         """See ``Device.profile``."""
         with self._described(workload) as (described,), self._worker() as worker:
             answer = worker.ask("profile", JOB_LIMIT_S, **described, runs=runs)
-        times: list[OperatorTime] = [
-            _operator(event, entry)
-            for event, entry in answer["events"].items()
-            if event not in _CONTAINERS and not event.startswith("Program::")
-        ]
+        times = [OperatorTime(**event) for event in answer["events"]]
         return tuple(sorted(times, key=lambda time: -time.ms))
 
     def state(self) -> DeviceState:
@@ -226,16 +212,5 @@ def _writing(path: Path) -> Iterator[None]:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Lower the program first.")
+    runtime_of(str(path))
     return path.resolve()
-
-
-def _operator(event: str, entry: dict[str, Any]) -> OperatorTime:
-    native = re.fullmatch(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?", event)
-    if native:
-        op, delegate = native.group(1), "cpu"
-    elif event in _OURS:
-        op, delegate = _OURS[event], "edgeprune"
-    else:
-        found = (op for prefix, op in _OPERATORS if event.startswith(prefix))
-        op, delegate = next(found, event.split(" (")[0].lower()), "xnnpack"
-    return OperatorTime(op, event, delegate, float(entry["ms"]), int(entry["calls"]))

@@ -14,12 +14,14 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TextIO
+
+import numpy as np
+
+from edgeprune.devices.runtimes import RUNTIMES, Method, Runtime, runtime_of
 
 STABLE_RUNS = 5
 STABLE_WITHIN = 0.02
@@ -29,9 +31,11 @@ WARMUP_LIMIT_S = 2.0
 class Worker:
     """Loaded methods by name, and the jobs on them."""
 
-    def __init__(self, answers: TextIO) -> None:
+    def __init__(self, answers: TextIO, threads: int) -> None:
         self.answers = answers
-        self.methods: dict[str, Any] = {}
+        self.methods: dict[str, Method] = {}
+        self._threads = threads
+        self._runtimes: dict[str, Runtime] = {}
 
     def say(self, **message: Any) -> None:
         """One line to the parent."""
@@ -40,9 +44,10 @@ class Worker:
 
     def load(self, name: str, path: str) -> dict[str, Any]:
         """Load a file's forward method and keep it; answers ``load_ms``."""
+        runtime = self._runtime(path)
         self.say(event="loading", path=path)
         started = time.perf_counter()
-        self.methods[name] = Method(path)
+        self.methods[name] = runtime.load(path)
         elapsed = time.perf_counter() - started
         self.say(event="loaded", path=path)
         return {"load_ms": elapsed * 1e3}
@@ -52,14 +57,11 @@ class Worker:
 
         Output ``i`` is written to ``outputs`` with ``{i}`` filled in; answers their ``count``.
         """
-        import numpy as np
-        import torch
-
-        columns = [torch.from_numpy(np.load(path)) for path in inputs]
+        columns = [np.load(path) for path in inputs]
         method, rows = self.methods[name], []
         for row in range(len(columns[0])):
-            results = method.execute([column[row : row + 1] for column in columns])
-            rows.append([result.numpy() for result in results])
+            run = method.bind([column[row : row + 1] for column in columns])
+            rows.append([np.asarray(result) for result in run()])
         for number, column in enumerate(zip(*rows, strict=True)):
             np.save(outputs.format(i=number), np.concatenate(column))
         return {"count": len(rows[0]) if rows else 0}
@@ -71,8 +73,7 @@ class Worker:
         for load in workloads:
             name, inputs = load["name"], _inputs(load["inputs"])
             timed[name] = self.load(name, load["path"])
-            method = self.methods[name]
-            runs[name] = partial(method.execute, inputs)
+            runs[name] = self.methods[name].bind(inputs)
             timed[name]["first_run_ms"] = _time_ms(runs[name])
             timed[name]["samples_ms"] = []
         gc.collect()
@@ -89,71 +90,35 @@ class Worker:
     def memory(self, path: str, inputs: str) -> dict[str, Any]:
         """Peak resident memory from before loading through three runs, in MB."""
         values = _inputs(inputs)
+        self._runtime(path)  # its libraries are not the model's
         gc.collect()
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as reset:
             reset.write("5")
         before = _status_kb("VmRSS")
         self.load("memory", path)
+        run = self.methods["memory"].bind(values)
         for _ in range(3):
-            self.methods["memory"].execute(values)
+            run()
         return {"peak_memory_mb": max(0, _status_kb("VmHWM") - before) / 1024}
 
     def profile(self, path: str, inputs: str, runs: int) -> dict[str, Any]:
         """Median milliseconds and calls per run of every event, from the runtime's own trace."""
-        from executorch.devtools import Inspector
+        self.load("profile", path)
+        events = self._runtime(path).trace(path, _inputs(inputs), runs)
+        return {"events": [event._asdict() for event in events]}
 
-        values = _inputs(inputs)
-        self.say(event="loading", path=path)
-        method = Method(path, traced=True)
-        self.say(event="loaded", path=path)
-        for _ in range(runs):
-            method.execute(values)
-        with tempfile.TemporaryDirectory() as folder:
-            trace = os.path.join(folder, "trace.etdump")
-            method.program.write_etdump_result_to_file(trace, os.path.join(folder, "debug"))
-            frame = Inspector(etdump_path=trace).to_dataframe()
-        events: dict[str, dict[str, Any]] = {}
-        for event, ms in zip(frame["event_name"], frame["p50 (ms)"], strict=True):
-            # A delegate numbers its events of one name.
-            name = str(event).partition(" #")[0]
-            entry = events.setdefault(name, {"ms": 0.0, "calls": 0})
-            entry["ms"] += float(ms)
-            entry["calls"] += 1
-        return {"events": events}
+    def _runtime(self, path: str) -> Runtime:
+        """The runtime of a file, its libraries loaded when its first file comes."""
+        suffix = runtime_of(path)
+        if suffix not in self._runtimes:
+            self._runtimes[suffix] = RUNTIMES[suffix](self._threads)
+        return self._runtimes[suffix]
 
 
-class Method:
-    """A file's forward method."""
-
-    def __init__(self, path: str, traced: bool = False) -> None:
-        # The compiled module itself: the wrapper around it imports ExecuTorch's compiler, which
-        # takes 3 s and 100 MB. A debug buffer of 1 MB aborted the runtime (1.5.1); timing
-        # needs none.
-        from executorch.extension.pybindings import _C
-
-        from edgeprune.kernels.load import load_for_executorch
-
-        load_for_executorch(path)
-        self.program = _C._load_program(
-            path,
-            enable_etdump=traced,
-            debug_buffer_size=0,
-            program_verification=_C.Verification.InternalConsistency,
-        )
-        self._method = self.program.load_method("forward")
-
-    def execute(self, inputs: list[Any]) -> Any:
-        """Run once; the outputs are copies."""
-        return self._method.call(inputs)
-
-
-def _inputs(path: str) -> list[Any]:
-    """The tensors of an ``.npz`` file, in the order of their names."""
-    import numpy as np
-    import torch
-
+def _inputs(path: str) -> list[np.ndarray]:
+    """The arrays of an ``.npz`` file, in the order of their names."""
     with np.load(path) as held:
-        return [torch.from_numpy(held[name]) for name in sorted(held.files)]
+        return [held[name] for name in sorted(held.files)]
 
 
 def _time_ms(run: Callable[[], object]) -> float:
@@ -199,21 +164,17 @@ def _end_with(parent: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Pin, set the thread pool, then answer jobs until standard input closes.
+    """Pin, then answer jobs until standard input closes.
 
     Args:
-        argv: processors as ``0,1``, and the number of threads.
+        argv: processors as ``0,1``, and the number of threads of a runtime.
     """
     os.sched_setaffinity(0, {int(cpu) for cpu in argv[0].split(",")})
     # The libraries print; answers get the real standard output for themselves.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     _end_with(os.getppid())
-    import torch  # noqa: F401  # the module below links against it
-    from executorch.extension.pybindings import _C
-
-    _C._unsafe_reset_threadpool(int(argv[1]))
-    worker = Worker(answers)
+    worker = Worker(answers, int(argv[1]))
     worker.say(event="ready")
     for line in sys.stdin:
         job = json.loads(line)

@@ -3,6 +3,7 @@
 from edgeprune.lower.artifact import Artifact, TensorSpec, lower
 from edgeprune.lower.delegation import DelegationRow, write_delegation
 from edgeprune.lower.executorch import lower_executorch
+from edgeprune.lower.litert import lower_litert
 from edgeprune.lower.lowering import (
     RUNTIMES,
     Lowered,
@@ -23,6 +24,7 @@ __all__ = [
     "lower",
     "lower_executorch",
     "lower_graph",
+    "lower_litert",
     "register_runtime",
     "write_delegation",
 ]

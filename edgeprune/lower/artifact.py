@@ -71,7 +71,7 @@ def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> 
     return Artifact(
         path=out,
         lowering=lowering,
-        inputs=_specs(program.input_names, inputs),
+        inputs=_specs(program.input_names, lowered.inputs),
         outputs=_specs(program.output_names, lowered.outputs),
         delegation=lowered.delegation,
         delegated_nodes=lowered.delegated_nodes,

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower.delegation import DelegationRow
+from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
 
 Precision = Literal["fp32", "int8"]
 Delegate = Literal["auto", "off"]
@@ -47,6 +48,11 @@ class Lowering:
         return {name: getattr(self, name) for name in ("precision", "runtime", "delegate")}
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """What makes the file, beside torch."""
+        return RUNTIMES[self.runtime].packages
+
+    @property
     def suffix(self) -> str:
         """Of files: ``.pte``, ``.tflite``."""
         return RUNTIMES[self.runtime].suffix
@@ -58,9 +64,15 @@ class Lowering:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A lowered graph in memory; fields as in ``Artifact``."""
+    """A lowered graph in memory; fields as in ``Artifact``.
+
+    Attributes:
+        inputs: examples of the types that the file takes; LiteRT has int32 where torch has int64.
+        outputs: likewise, of those that it gives.
+    """
 
     data: bytes
+    inputs: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
     delegation: tuple[DelegationRow, ...]
     planned_memory_bytes: int
@@ -71,26 +83,33 @@ class Lowered:
         return sum(row.delegate != "cpu" for row in self.delegation)
 
 
-LowerGraph: TypeAlias = Callable[[torch.nn.Module, Sequence[torch.Tensor], Lowering], Lowered]
+LowerGraph: TypeAlias = Callable[[torch.nn.Module, tuple[torch.Tensor, ...], Lowering], Lowered]
 
 
 class Runtime(NamedTuple):
-    """What runs files ending in ``suffix``, and the function that makes them."""
+    """What runs files ending in ``suffix``, the function that makes them, and what that needs."""
 
     suffix: str
+    packages: tuple[str, ...]
     lower_graph: LowerGraph
 
 
 RUNTIMES: dict[str, Runtime] = {}
 
 
-def register_runtime(name: str, suffix: str) -> Callable[[LowerGraph], LowerGraph]:
-    """Decorate ``lower_graph(module, inputs, lowering) -> Lowered`` to offer it under ``name``."""
+def register_runtime(
+    name: str, suffix: str, packages: tuple[str, ...] = ()
+) -> Callable[[LowerGraph], LowerGraph]:
+    """Decorate ``lower_graph(module, inputs, lowering) -> Lowered`` to offer it under ``name``.
+
+    Args:
+        packages: whose versions the file depends on.
+    """
 
     def add(lower: LowerGraph) -> LowerGraph:
         if name in RUNTIMES:
             raise ValueError(f"runtime {name!r} is registered twice: {RUNTIMES[name]}, {lower}")
-        RUNTIMES[name] = Runtime(suffix, lower)
+        RUNTIMES[name] = Runtime(suffix, packages, lower)
         return lower
 
     return add
@@ -105,7 +124,25 @@ def lower_graph(
     at once.
 
     Raises:
+        InputError: the runtime's compiler is not installed.
         EdgepruneError: torch or the runtime's compiler refused the graph; their words are in
             ``detail``.
     """
-    return RUNTIMES[lowering.runtime].lower_graph(module, inputs, lowering)
+    try:
+        with quiet(), graphs_forgotten(), collector_paused(), torch.no_grad():
+            return RUNTIMES[lowering.runtime].lower_graph(module, _dense(inputs), lowering)
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise EdgepruneError(
+            f"{lowering.runtime} cannot lower this program at {lowering.precision}: "
+            f"{type(error).__name__}: {reason.strip()[:300]}",
+            detail=str(error),
+        ) from error
+
+
+def _dense(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Copies with plain strides: with one channel, strides can also mean channels last, and the
+    file would then ask for inputs in that order."""
+    return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)

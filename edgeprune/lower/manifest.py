@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeprune import files
 from edgeprune.lower.artifact import Artifact
-from edgeprune.versions import versions
+from edgeprune.versions import COMMON, versions
 
 
 def manifest(
@@ -41,7 +41,7 @@ def manifest(
         "outputs": [asdict(spec) for spec in artifact.outputs],
         "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),
         "licence": files.without_folders(meta.get("licence", "not stated")),
-        "versions": versions(),
+        "versions": versions((*COMMON, *artifact.lowering.packages)),
         "sha256": dict(sorted(names.items())),
     }
 

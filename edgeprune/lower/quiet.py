@@ -5,14 +5,21 @@ from __future__ import annotations
 import gc
 import linecache
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import graph_module
 
-TALKATIVE = ("torch", "torchao", "executorch", "litert_torch", "jax", "absl")
+TALKATIVE = ("root", "torch", "torchao", "executorch", "litert_torch", "jax", "absl")
+KEYED_BY_GRAPH = (
+    ("executorch.exir.backend.utils", "is_same_node"),
+    ("torch.ao.quantization.fx.utils", "assert_and_get_unique_device"),
+    ("torchao.utils", "_assert_and_get_unique_device"),
+)
 
 
 @contextmanager
@@ -56,7 +63,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def graphs_forgotten() -> Iterator[None]:
-    """Empty, afterwards, what torch and ExecuTorch keep of each graph for as long as they live.
+    """Empty, afterwards, what torch and the runtimes keep of each graph for as long as they live.
 
     Caches keyed by whole programs, and the source text of every graph ever compiled: 13 MB for
     each lowering of a small ViT, and a search lowers dozens.
@@ -66,13 +73,28 @@ def graphs_forgotten() -> Iterator[None]:
     try:
         yield
     finally:
-        from executorch.exir.backend.utils import is_same_node
-        from torch.ao.quantization.fx.utils import assert_and_get_unique_device
-        from torchao.utils import _assert_and_get_unique_device
-
         FakeTensorMode.cache_clear()
-        for keyed in (is_same_node, assert_and_get_unique_device, _assert_and_get_unique_device):
-            keyed.cache_clear()
+        for module, name in KEYED_BY_GRAPH:
+            if module in sys.modules:
+                getattr(sys.modules[module], name).cache_clear()
         for name in set(sources) - before:
             del sources[name]
             linecache.cache.pop(name, None)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing is printed inside, not even by libraries that write to the terminal themselves."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    try:
+        with open(os.devnull, "w") as nothing:
+            for number, _ in kept:
+                os.dup2(nothing.fileno(), number)
+            with redirect_stdout(nothing), redirect_stderr(nothing):
+                yield
+    finally:
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)

@@ -13,26 +13,19 @@ from torch.fx import GraphModule, Node
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.kernels.load import BACKEND
-from edgeprune.lower.attention import rewrite_attention
 from edgeprune.lower.claim import OurPartitioner
 from edgeprune.lower.delegation import DelegationRow
-from edgeprune.lower.graph import propagate
-from edgeprune.lower.lowering import Lowering
-from edgeprune.lower.matmul import rewrite_matmul
+from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.partition import RegionPartitioner
+from edgeprune.lower.prepare import Tensors, prepare
 from edgeprune.lower.quantise import quantise_dynamic
 from edgeprune.lower.region import arena_bytes
-from edgeprune.lower.simplify import simplify
-from edgeprune.lower.slim import fuse, is_ours
-
-Tensors = tuple[torch.Tensor, ...]
+from edgeprune.lower.slim import fuser, is_ours
 
 
-def to_executorch(
-    module: torch.nn.Module, inputs: Tensors, lowering: Lowering
-) -> tuple[bytes, Tensors, tuple[DelegationRow, ...], int]:
-    """The file's bytes, example outputs, delegation rows, and the planned arena in bytes."""
-    graph = prepare(module, inputs, lowering)
+def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
+    """See ``edgeprune.lower.lower_graph``."""
+    graph = prepare(module, inputs, *fuser(lowering))
     outputs = graph(*inputs)
     if lowering.precision == "int8":
         graph = quantise_dynamic(graph, inputs)
@@ -53,30 +46,7 @@ def to_executorch(
         raise EdgepruneError(f"our delegate claimed {claimed} operators, wanted {wanted}")
     arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-    return emitted.buffer, plain, rows, int(arena) + ours
-
-
-def prepare(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> GraphModule:
-    """A new ATen graph of ``module`` for these static shapes, in the form that lowers best."""
-    exported = torch.export.export(module, inputs, strict=False)
-    if any(_writes_in_place(node) for node in exported.graph.nodes):
-        exported = exported.run_decompositions({})
-    graph = exported.module()
-    assert isinstance(graph, GraphModule)
-    propagate(graph, inputs)
-    simplify(graph)
-    if lowering.delegate == "auto":
-        fuse(graph, lowering.precision == "int8", lowering.isa)
-    rewrite_attention(graph)
-    rewrite_matmul(graph)
-    simplify(graph)
-    graph.recompile()
-    return graph
-
-
-def _writes_in_place(node: Node) -> bool:
-    schema: Any = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return Lowered(emitted.buffer, inputs, plain, rows, int(arena) + ours)
 
 
 def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[DelegationRow]:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +141,12 @@ def test_trimming_leaves_out_a_tenth_on_either_side(workload: Workload) -> None:
     assert spiked.trimmed_mean_ms == pytest.approx(2.0)
 
 
-def test_the_worker_is_pinned_before_the_runtime_starts() -> None:
+def test_the_worker_is_pinned_before_the_runtime_starts(workload: Workload) -> None:
     cpu = min(os.sched_getaffinity(0))
     with connect("local", cpu=cpu) as device:
         assert isinstance(device, LocalDevice)
         with WorkerProcess(device.affinity, 1) as worker:
+            worker.ask("load", 60.0, name="model", path=str(workload.path))
             threads = psutil.Process(worker._process.pid).threads()
             assert all(os.sched_getaffinity(thread.id) == {cpu} for thread in threads)
 
@@ -254,19 +257,20 @@ def test_more_threads_than_processors_are_refused() -> None:
 
 def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noted:
-        """A method that does nothing but note that it ran."""
+        """A runtime that does nothing but note what ran."""
 
-        def __init__(self, path: str) -> None:
+        def load(self, path: str) -> Noted:
             self.path = path
+            return self
 
-        def execute(self, inputs: list[Any]) -> None:
-            ran.append(self.path)
+        def bind(self, inputs: list[Any]) -> Callable[[], None]:
+            return partial(ran.append, self.path)
 
     ran: list[str] = []
-    monkeypatch.setattr(worker, "Method", Noted)
+    monkeypatch.setattr(worker.Worker, "_runtime", lambda self, path: Noted())
     monkeypatch.setattr(worker, "_inputs", lambda path: [])
     loads = [{"name": name, "path": name, "inputs": ""} for name in "AB"]
-    timed = worker.Worker(io.StringIO()).measure(loads, rounds=4, warmup=2)
+    timed = worker.Worker(io.StringIO(), 1).measure(loads, rounds=4, warmup=2)
     assert ran[-8:] == list("ABABABAB")
     assert all(len(timed[name]["samples_ms"]) == 4 for name in "AB")
 

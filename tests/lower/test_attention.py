@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.lower.graph import aten, is_call
-from edgeprune.lower.xnnpack import prepare
+from edgeprune.lower.prepare import prepare
 
 T, HEADS, GROUPS, HEAD = 7, 4, 2, 8
 

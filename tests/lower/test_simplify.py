@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from torch.nn import functional
 
 from edgeprune.lower.graph import aten, is_call
-from edgeprune.lower.xnnpack import prepare
+from edgeprune.lower.prepare import prepare
 
 
 def calls(graph: GraphModule, *targets: object) -> int:

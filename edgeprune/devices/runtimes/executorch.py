@@ -1,0 +1,97 @@
+"""ExecuTorch in the worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from edgeprune.devices.runtimes.runtime import (
+    Event,
+    Run,
+    events_by_name,
+    register,
+    xnnpack_operator,
+)
+
+_CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
+_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
+_NATIVE = re.compile(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?")
+
+
+@register(".pte")
+class Executorch:
+    """The runtime, its thread pool set."""
+
+    def __init__(self, threads: int) -> None:
+        # The compiled module itself: the wrapper around it imports ExecuTorch's compiler, which
+        # takes 3 s and 100 MB.
+        import torch  # noqa: F401  # the module below links against it
+        from executorch.extension.pybindings import _C
+
+        _C._unsafe_reset_threadpool(threads)
+
+    def load(self, path: str) -> ExecutorchMethod:
+        """See ``Runtime.load``."""
+        return ExecutorchMethod(path)
+
+    def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
+        """See ``Runtime.trace``."""
+        from executorch.devtools import Inspector
+
+        method = ExecutorchMethod(path, traced=True)
+        run = method.bind(inputs)
+        for _ in range(runs):
+            run()
+        with tempfile.TemporaryDirectory() as folder:
+            trace = os.path.join(folder, "trace.etdump")
+            method.program.write_etdump_result_to_file(trace, os.path.join(folder, "debug"))
+            frame: Any = Inspector(etdump_path=trace).to_dataframe()
+        # A delegate numbers its events of one name.
+        names = frame["event_name"].astype(str).str.partition(" #")[0]
+        entries = zip(names, frame["p50 (ms)"], strict=True)
+        return events_by_name(
+            ((name, float(ms), 1) for name, ms in entries if not _is_container(name)), _operator
+        )
+
+
+class ExecutorchMethod:
+    """A ``.pte``'s forward method."""
+
+    def __init__(self, path: str, traced: bool = False) -> None:
+        from executorch.extension.pybindings import _C
+
+        from edgeprune.kernels.load import load_for_executorch
+
+        load_for_executorch(path)
+        # A debug buffer of 1 MB aborted the runtime (1.5.1); timing needs none.
+        self.program = _C._load_program(
+            path,
+            enable_etdump=traced,
+            debug_buffer_size=0,
+            program_verification=_C.Verification.InternalConsistency,
+        )
+        self._method = self.program.load_method("forward")
+
+    def bind(self, inputs: Sequence[np.ndarray]) -> Run:
+        """See ``Method.bind``."""
+        import torch
+
+        tensors = [torch.from_numpy(each) for each in inputs]
+        return partial(self._method.call, tensors)
+
+
+def _is_container(event: str) -> bool:
+    return event in _CONTAINERS or event.startswith("Program::")
+
+
+def _operator(event: str) -> tuple[str, str]:
+    native = _NATIVE.fullmatch(event)
+    if native:
+        return native.group(1), "cpu"
+    return (_OURS[event], "edgeprune") if event in _OURS else (xnnpack_operator(event), "xnnpack")

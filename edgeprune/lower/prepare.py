@@ -1,0 +1,46 @@
+"""A module as the graph that every runtime's road starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgeprune.lower.attention import rewrite_attention
+from edgeprune.lower.graph import propagate
+from edgeprune.lower.matmul import rewrite_matmul
+from edgeprune.lower.simplify import simplify
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def prepare(
+    module: torch.nn.Module, inputs: Tensors, *fuse: Callable[[GraphModule], object]
+) -> GraphModule:
+    """A new ATen graph of ``module`` for these static shapes, in the form that lowers best.
+
+    Args:
+        fuse: passes that put what a delegate of ours runs into one node each; what they leave is
+            rewritten for XNNPACK.
+    """
+    exported = torch.export.export(module, inputs, strict=False)
+    if any(_writes_in_place(node) for node in exported.graph.nodes):
+        exported = exported.run_decompositions({})
+    graph = exported.module()
+    assert isinstance(graph, GraphModule)
+    propagate(graph, inputs)
+    simplify(graph)
+    for run in fuse:
+        run(graph)
+    rewrite_attention(graph)
+    rewrite_matmul(graph)
+    simplify(graph)
+    graph.recompile()
+    return graph
+
+
+def _writes_in_place(node: Node) -> bool:
+    schema: Any = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable

@@ -1,0 +1,132 @@
+"""The road from a module to ``.tflite`` bytes: export, rewrite, convert, quantise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import litert_torch
+import numpy as np
+import torch
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import quantizer
+from ai_edge_quantizer.qtyping import TFLOperationName
+from torch.fx import GraphModule
+
+from edgeprune.lower.delegation import DelegationRow
+from edgeprune.lower.lowering import Lowered, Lowering
+from edgeprune.lower.prepare import Tensors, prepare
+
+NARROWER = {torch.int64: torch.int32, torch.float64: torch.float32}
+
+
+def to_tflite(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
+    """See ``edgeprune.lower.lower_graph``."""
+    graph = prepare(module, inputs)
+    outputs = graph(*inputs)
+    plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+    data = litert_torch.convert(_anonymous(graph), inputs).model_content()
+    if lowering.precision == "int8":
+        data = quantise_linears(data)
+    # With XNNPACK, as the runtime applies it by default; it alone tells who will run what.
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    return Lowered(
+        data=data,
+        inputs=_narrowed(inputs),
+        outputs=_narrowed(plain),
+        delegation=tuple(_rows(interpreter)),
+        planned_memory_bytes=_arena_bytes(interpreter, data),
+    )
+
+
+def quantise_linears(data: bytes) -> bytes:
+    """The file with int8 linears: one scale per output row, activations quantised at run time."""
+    ours = quantizer.Quantizer(data)
+    ours.add_dynamic_config(".*", TFLOperationName.FULLY_CONNECTED, num_bits=8)
+    quantised = ours.quantize().quantized_model
+    assert quantised is not None
+    return bytes(quantised)
+
+
+def _anonymous(graph: GraphModule) -> GraphModule:
+    """The graph without its origins, whose class names would be written into the file."""
+    for node in graph.graph.nodes:
+        node.meta = {key: node.meta[key] for key in ("val",) if key in node.meta}
+    return graph
+
+
+def _narrowed(tensors: Tensors) -> Tensors:
+    return tuple(each.to(NARROWER.get(each.dtype, each.dtype)) for each in tensors)
+
+
+def _rows(interpreter: Interpreter) -> Iterator[DelegationRow]:
+    """Every operator of the file, in order of execution."""
+    operators = [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
+    regions = _regions(interpreter._get_ops_details())
+    types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
+    for op in operators:
+        name = op["op_name"].lower()
+        region = regions.get(op["index"])
+        if region is None:
+            why_not = _why_not(op, types)
+            yield DelegationRow(f"{name}_{op['index']}", f"tfl.{name}", "cpu", "", why_not)
+        else:
+            yield DelegationRow(f"{name}_{op['index']}", f"tfl.{name}", "xnnpack", str(region), "")
+
+
+def _regions(operators: list[dict[str, Any]]) -> dict[int, int]:
+    """Operator index -> number of the delegate call that replaced it.
+
+    A delegate call reads what its operators read and writes what they write; going back from the
+    one to the other meets them all.
+    """
+    calls = [op for op in operators if op["op_name"] == "DELEGATE"]
+    writer = {
+        tensor: op for op in operators if op["op_name"] != "DELEGATE" for tensor in op["outputs"]
+    }
+    found: dict[int, int] = {}
+    for number, call in enumerate(calls):
+        read, pending = set(call["inputs"]), list(call["outputs"])
+        while pending:
+            tensor = pending.pop()
+            op = writer.get(tensor)
+            if op is None or tensor in read or op["index"] in found:
+                continue
+            found[op["index"]] = number
+            pending += list(op["inputs"])
+    return found
+
+
+def _why_not(op: dict[str, Any], types: dict[int, Any]) -> str:
+    """XNNPACK's rules give no reasons in LiteRT; the common one can be seen."""
+    read = [np.dtype(types[t]).name for t in (*op["inputs"], *op["outputs"]) if t in types]
+    whole = [name for name in read if name.startswith(("int32", "int64", "bool"))]
+    if whole:
+        return f"XNNPACK takes floats and int8; this one works on {whole[0]}"
+    return "refused by XNNPACK's rule, which gives no reason"
+
+
+def _arena_bytes(interpreter: Interpreter, data: bytes) -> int:
+    """The memory that LiteRT's plan spans, read off the addresses of the tensors it holds."""
+    spans = []
+    for index in _activations(data):
+        try:
+            view = interpreter.tensor(index)()
+        except ValueError:  # inside a delegate, which has a workspace of its own
+            continue
+        start = view.__array_interface__["data"][0]
+        spans.append((start, start + view.nbytes))
+    return max((end for _, end in spans), default=0) - min((start for start, _ in spans), default=0)
+
+
+def _activations(data: bytes) -> list[int]:
+    """The tensors of the file that hold no constant."""
+    model = schema.Model.GetRootAs(data, 0)
+    graph = model.Subgraphs(0)
+    buffers = [
+        model.Buffers(graph.Tensors(number).Buffer()) for number in range(graph.TensorsLength())
+    ]
+    sizes = [each.DataLength() or each.Size() for each in buffers]
+    return [number for number, size in enumerate(sizes) if not size]
