@@ -18,11 +18,16 @@ typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
 typedef float VecAnywhere __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
+typedef float Quad __attribute__((vector_size(16)));
+typedef float QuadAnywhere __attribute__((vector_size(16), aligned(4), may_alias));
+
 static inline Vec load(const float* from) { return *reinterpret_cast<const VecAnywhere*>(from); }
 static inline void store(float* to, Vec x) { *reinterpret_cast<VecAnywhere*>(to) = x; }
 static inline Vec splat(float x) { return x - Vec{}; }
 static inline Vec select(VecInt condition, Vec yes, Vec no) { return condition ? yes : no; }
 static inline Vec larger(Vec x, Vec y) { return select(x > y, x, y); }
+
+static inline bool any(VecInt condition) { return __builtin_reduce_or(condition) != 0; }
 
 static inline VecInt iota() {
   VecInt result;
@@ -39,22 +44,26 @@ struct UpTo<0, kLane...> {
   using Each = Lanes<kLane...>;
 };
 
-// The largest, or the sum, of all lanes, in every lane.
+// The sum of all lanes, or of each 4 lanes, in every one of them.
 template <int kHalf, int... kLane>
 static inline Vec across(Vec x, Lanes<kLane...>) {
   return __builtin_shufflevector(x, x, (kLane ^ kHalf)...);
-}
-template <int kHalf = kLanes / 2>
-static inline Vec largest(Vec x) {
-  x = larger(x, across<kHalf>(x, UpTo<kLanes>::Each()));
-  if constexpr (kHalf > 1) return largest<kHalf / 2>(x);
-  return x;
 }
 template <int kHalf = kLanes / 2>
 static inline Vec sum(Vec x) {
   x += across<kHalf>(x, UpTo<kLanes>::Each());
   if constexpr (kHalf > 1) return sum<kHalf / 2>(x);
   return x;
+}
+static inline Vec sum_of_4(Vec x) { return sum<2>(x); }
+
+// 4 floats, again and again.
+template <int... kLane>
+static inline Vec repeated(Quad x, Lanes<kLane...>) {
+  return __builtin_shufflevector(x, x, (kLane % 4)...);
+}
+static inline Vec splat4(const float* from) {
+  return repeated(*reinterpret_cast<const QuadAnywhere*>(from), UpTo<kLanes>::Each());
 }
 
 // The next whole number, or one more; as they are from 2^22 on.
