@@ -22,13 +22,13 @@ constexpr float kNothing = -__builtin_huge_valf();
 constexpr int kVectors = kRegisters == 32 ? 3 : 2;
 constexpr int kRows = kRegisters == 32 ? 9 : 6;
 constexpr int kPanel = kVectors * kLanes;
-constexpr int kQuad = 4;  // columns beside each other in the narrow vectors of the last keys
 // Keys added up in a row before their sum joins the others: 1,000 at once lose 2.3e-6.
 constexpr int kSummed = 128;
 // Scores of as many tiles as stay below this are worked on together: 16 tokens take 15% less.
-constexpr int kScores = 2048;
-// Values that so few tiles read are read where they are.
-constexpr int kReadInPlace = 4;
+constexpr int kScores = 4096;
+// Values are read where they are, unless more tiles than this read them from rows a page apart,
+// which share cache sets.
+constexpr int kReadInPlace = 4, kPage = 4096 / sizeof(float);
 
 constexpr int kAligned = 16;  // floats in a cache line
 
@@ -39,48 +39,48 @@ INLINE float* aligned(float* from) {
 INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 INLINE int round_up(int a, int b) { return ceil_div(a, b) * b; }
 INLINE int smaller(int a, int b) { return a < b ? a : b; }
+INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 
 // Keys in vectors that are kLanes keys wide. Up to half a vector of last keys goes into narrow
-// vectors instead, kLanes / 4 keys x 4 columns: a quarter of the work, without empty lanes.
+// vectors instead, of few keys x some columns: a quarter of the work, without empty lanes.
 INLINE int wide_keys(int count, int dim) {
   const int rest = count % kLanes;
-  return rest > kLanes / 2 || dim % kQuad ? round_up(count, kLanes) : count - rest;
+  return rest > kLanes / 2 || dim % 4 ? round_up(count, kLanes) : count - rest;
 }
 
-// How the query rows are split: evenly, 17 as 9 + 8, never with one row left alone.
-struct Tiles {
-  int rows, count;
+// Columns in narrow vectors: all are one key's where only one is left.
+INLINE int narrow_columns(int count, int dim) {
+  return count % kLanes == 1 && dim % kLanes == 0 ? kLanes : 4;
+}
 
-  explicit Tiles(const EpAttention& a) : rows(a.queries), count(ceil_div(a.queries, kRows)) {}
-  int begin(int tile) const { return static_cast<int64_t>(rows) * tile / count; }
-};
+// How a call is cut into steps, blocks and tiles, and where its workspace has what.
+struct Plan {
+  int tiles, rows, longer;    // tiles of ``rows`` query rows; the first ``longer`` have one more
+  int block;                  // tiles whose scores are made together
+  int parts, steps;           // steps are (batch, kv head, part of the tiles)
+  int stride;                 // floats from a row of scores to the next
+  bool in_place;              // values are read where they are
+  size_t scores, values, floats;  // where these start, and the end; keys come first
 
-// One head's workspace.
-struct Head {
-  float *keys, *packed, *scores;
-  const float* values;
-  int64_t value_row;
-  int stride, tiles;  // floats from a score row to the next, and tiles that are scored together
-
-  static bool in_place(const EpAttention& a) {
-    return a.head_dim >= kLanes && a.queries * (a.heads / a.kv_heads) <= kReadInPlace * kRows;
+  explicit Plan(const EpAttention& a) {
+    tiles = ceil_div(a.queries, kRows);
+    rows = tiles ? a.queries / tiles : 0;
+    longer = a.queries - tiles * rows;
+    // An odd number of vectors: rows that are a power of two apart would share cache sets.
+    stride = round_up(a.keys, kLanes) | kLanes;
+    block = larger_of(1, smaller(tiles, kScores / (kRows * stride)));
+    const int heads = a.batch * a.kv_heads;
+    parts = smaller(tiles, ceil_div(larger_of(1, a.threads), larger_of(1, heads)));
+    steps = heads * parts;
+    in_place = a.head_dim >= kLanes && (tiles * (a.heads / a.kv_heads) <= kReadInPlace ||
+                                        a.kv_heads * a.head_dim < kPage);
+    scores = static_cast<size_t>(round_up(a.keys, kLanes)) * a.head_dim;
+    values = scores + static_cast<size_t>(block) * kRows * stride;
+    floats = values;
+    if (!in_place) floats += static_cast<size_t>(a.keys) * round_up(a.head_dim, kLanes);
   }
-  // An odd number of vectors: rows that are a power of two apart would share cache sets.
-  static int stride_of(const EpAttention& a) { return round_up(a.keys, kLanes) | kLanes; }
-  static int tiles_of(const EpAttention& a) {
-    const int most = kScores / (kRows * stride_of(a));
-    return most < 1 ? 1 : smaller(most, Tiles(a).count);
-  }
-  static size_t floats(const EpAttention& a) {
-    const size_t keys = round_up(a.keys, kLanes), values = in_place(a) ? 0 : a.keys;
-    return kAligned + keys * a.head_dim + values * round_up(a.head_dim, kLanes) +
-           static_cast<size_t>(tiles_of(a)) * kRows * stride_of(a);
-  }
-  Head(const EpAttention& a, float* workspace) : stride(stride_of(a)), tiles(tiles_of(a)) {
-    keys = aligned(workspace);
-    scores = keys + static_cast<size_t>(round_up(a.keys, kLanes)) * a.head_dim;
-    packed = scores + static_cast<size_t>(tiles) * kRows * stride;
-  }
+  // The first row of a tile: 17 rows go as 9 + 8, never as many and one alone.
+  int row(int tile) const { return tile * rows + smaller(tile, longer); }
 };
 
 // One stage of a transposition: in two rows that are kHalf apart, the blocks of kHalf lanes off the
@@ -130,7 +130,7 @@ INLINE void pack_wide(const float* k, int64_t row, int real, int dim, float fact
 }
 
 // Panel after panel of kPanel keys (the last one narrower), each [head_dim, keys of the panel];
-// then the narrow vectors, each [head_dim / 4, kLanes / 4 keys, 4].
+// then the narrow vectors, each [head_dim / columns, keys, columns].
 INLINE void pack_keys(const float* k, int64_t row, int count, int dim, float factor, float* to) {
   const int wide = wide_keys(count, dim);
   for (int first = 0; first < wide; first += kPanel) {
@@ -139,11 +139,13 @@ INLINE void pack_keys(const float* k, int64_t row, int count, int dim, float fac
       pack_wide(k + (first + key) * row, row, count - first - key, dim, factor, to + key, width);
     to += static_cast<size_t>(width) * dim;
   }
-  for (int first = wide; first < count; first += kLanes / kQuad, to += kLanes / kQuad * dim)
-    for (int i = 0; i < kLanes / kQuad; ++i) {
+  const int columns = narrow_columns(count, dim), keys = kLanes / columns;
+  for (int first = wide; first < count; first += keys, to += keys * dim)
+    for (int i = 0; i < keys; ++i) {
       const float* key = k + smaller(first + i, count - 1) * row;
-      for (int c = 0; c < dim; ++c)
-        to[c / kQuad * kLanes + i * kQuad + c % kQuad] = key[c] * factor;
+      for (int c = 0; c < dim; c += columns)
+        for (int n = 0; n < columns; n += 4)
+          store4(to + c * keys + i * columns + n, load4(key + c + n) * factor);
     }
 }
 
@@ -155,10 +157,11 @@ INLINE void pack_values(const float* v, int64_t row, int count, int dim, int wid
   }
 }
 
-// scores[r, 0..V) = q[r] . the first V vectors of a panel that is ``width`` keys wide
+// scores[r, 0..V) = q[r] . the first V vectors of a panel that is ``width`` keys wide; -inf from
+// ``count`` keys on
 template <int R, int V>
 INLINE void score_tile(const float* q, int64_t row, const float* panel, int width, int dim,
-                       float* scores, int stride) {
+                       int count, float* scores, int stride) {
   Vec sums[R][V] = {};
   for (int c = 0; c < dim; ++c, panel += width) {
     Vec keys[V];
@@ -168,50 +171,61 @@ INLINE void score_tile(const float* q, int64_t row, const float* panel, int widt
       UNROLLED for (int n = 0; n < V; ++n) sums[r][n] += x * keys[n];
     }
   }
+  if (count < V * kLanes)
+    UNROLLED for (int r = 0; r < R; ++r) sums[r][V - 1] =
+        first_lanes(count - (V - 1) * kLanes, sums[r][V - 1], kNothing);
   UNROLLED for (int r = 0; r < R; ++r) UNROLLED for (int n = 0; n < V; ++n)
       store(scores + r * stride + n * kLanes, sums[r][n]);
 }
 
-// scores[r, 0..V x kLanes / 4) = q[r] . the last keys, in V narrow vectors
-template <int R, int V, int... kLane>
-INLINE void score_last(const float* q, int64_t row, const float* narrow, int dim, float* scores,
-                       int stride, Lanes<kLane...>) {
-  Vec sums[R][2] = {};
-  for (int c = 0; c < dim; c += kQuad, narrow += kLanes) {
+// The same for V narrow vectors of ``kColumns`` columns.
+template <int kColumns, int R, int V, int... kLane>
+INLINE void score_last(const float* q, int64_t row, const float* narrow, int dim, int count,
+                       float* scores, int stride, Lanes<kLane...>) {
+  constexpr int kKeys = kLanes / kColumns;
+  Vec sums[R][V] = {};
+  for (int c = 0; c < dim; c += kColumns, narrow += kLanes) {
     Vec keys[V];
-    UNROLLED for (int n = 0; n < V; ++n) keys[n] = load(narrow + n * (kLanes / kQuad) * dim);
+    UNROLLED for (int n = 0; n < V; ++n) keys[n] = load(narrow + n * kKeys * dim);
     UNROLLED for (int r = 0; r < R; ++r) {
-      const Vec x = splat4(q + r * row + c);
+      const Vec x = load_again<kColumns>(q + r * row + c);
       UNROLLED for (int n = 0; n < V; ++n) sums[r][n] += x * keys[n];
     }
   }
   UNROLLED for (int r = 0; r < R; ++r) {
-    UNROLLED for (int n = 0; n < V; ++n) sums[r][n] = sum_of_4(sums[r][n]);
-    store(scores + r * stride, __builtin_shufflevector(sums[r][0], sums[r][1],
-                                                       (kLane * kQuad % (2 * kLanes))...));
+    UNROLLED for (int n = 0; n < V; ++n) sums[r][n] = sum<kColumns / 2>(sums[r][n]);
+    const Vec x = __builtin_shufflevector(sums[r][0], sums[r][V - 1],
+                                          (kLane * kColumns % (2 * kLanes))...);
+    store(scores + r * stride, first_lanes(count, x, kNothing));
   }
 }
 
 // The first ``keys`` of ``packed`` ones.
 template <int R>
-void score_rows(const float* q, int64_t row, const float* panel, int dim, int keys,
-                       int packed, float* scores, int stride) {
+void score_rows(const float* q, int64_t row, const float* panel, int dim, int keys, int packed,
+                float* scores, int stride) {
   const int wide = wide_keys(packed, dim);
   for (int first = 0; first < smaller(keys, wide); first += kPanel) {
-    const int width = smaller(kPanel, wide - first);
-    if (kVectors > 2 && keys - first > 2 * kLanes && width > 2 * kLanes)
-      score_tile<R, kVectors>(q, row, panel, width, dim, scores + first, stride);
-    else if (keys - first > kLanes && width > kLanes)
-      score_tile<R, 2>(q, row, panel, width, dim, scores + first, stride);
+    const int width = smaller(kPanel, wide - first), vectors = ceil_div(keys - first, kLanes);
+    float* to = scores + first;
+    if (kVectors > 2 && vectors > 2 && width > 2 * kLanes)
+      score_tile<R, kVectors>(q, row, panel, width, dim, packed - first, to, stride);
+    else if (vectors > 1 && width > kLanes)
+      score_tile<R, 2>(q, row, panel, width, dim, packed - first, to, stride);
     else
-      score_tile<R, 1>(q, row, panel, width, dim, scores + first, stride);
+      score_tile<R, 1>(q, row, panel, width, dim, packed - first, to, stride);
     panel += static_cast<size_t>(width) * dim;
   }
+  if (keys <= wide) return;
   const auto lanes = UpTo<kLanes>::Each();
-  if (keys - wide > kLanes / kQuad)
-    score_last<R, 2>(q, row, panel, dim, scores + wide, stride, lanes);
-  else if (keys > wide)
-    score_last<R, 1>(q, row, panel, dim, scores + wide, stride, lanes);
+  const int rest = packed - wide;
+  scores += wide;
+  if (narrow_columns(packed, dim) == kLanes)
+    score_last<kLanes, R, 1>(q, row, panel, dim, rest, scores, stride, lanes);
+  else if (keys - wide > kLanes / 4)
+    score_last<4, R, 2>(q, row, panel, dim, rest, scores, stride, lanes);
+  else
+    score_last<4, R, 1>(q, row, panel, dim, rest, scores, stride, lanes);
 }
 
 // out[r, 0..V) = weights[r] . values, divided by the row's sum
@@ -242,49 +256,39 @@ INLINE void mix_tile(const float* weights, int stride, const float* values, int6
 }
 
 template <int R>
-void mix_rows(const float* weights, const Head& head, int keys, int dim,
-                     const float* inverse, float* out, int64_t row) {
+void mix_rows(const float* weights, int stride, const float* values, int64_t width, int keys,
+              int dim, const float* inverse, float* out, int64_t row) {
   // 4 vectors go as 2 + 2: one alone would leave the multipliers waiting for its sums. The last
   // ones may start early, and compute some columns twice.
   for (int next = 0, left; (left = ceil_div(dim - next, kLanes)) > 0;) {
     const int most = kVectors > 2 && left >= 3 && left != 4 ? 3 : smaller(left, 2);
     const int vectors = dim < kLanes ? 1 : smaller(most, dim / kLanes);
-    const int first = dim < kLanes ? 0 : smaller(next, dim - vectors * kLanes);
-    const float* values = head.values + first;
+    const int c = dim < kLanes ? 0 : smaller(next, dim - vectors * kLanes);
     if (kVectors > 2 && vectors == 3)
-      mix_tile<R, kVectors>(weights, head.stride, values, head.value_row, keys, inverse,
-                            out + first, row, dim);
+      mix_tile<R, kVectors>(weights, stride, values + c, width, keys, inverse, out + c, row, dim);
     else if (vectors == 2)
-      mix_tile<R, 2>(weights, head.stride, values, head.value_row, keys, inverse, out + first, row,
-                     dim);
+      mix_tile<R, 2>(weights, stride, values + c, width, keys, inverse, out + c, row, dim);
     else
-      mix_tile<R, 1>(weights, head.stride, values, head.value_row, keys, inverse, out + first, row,
-                     dim);
+      mix_tile<R, 1>(weights, stride, values + c, width, keys, inverse, out + c, row, dim);
     next += vectors * kLanes;
   }
 }
 
-// A row's mask is added; the largest scores are returned. Keys from ``real`` up to ``padded`` get
-// -inf.
-INLINE Vec masked(float* scores, int real, int padded, const float* mask) {
-  Vec most = splat(kNothing);
+INLINE void add_mask(float* scores, const float* mask, int keys) {
   int j = 0;
-  if (mask) {
-    for (; j + kLanes <= real; j += kLanes) {
-      const Vec x = load(scores + j) + load(mask + j) * kLog2E;
-      store(scores + j, x);
-      most = larger(x, most);
-    }
-  } else {
-    for (; j + kLanes <= real; j += kLanes) most = larger(load(scores + j), most);
-  }
-  for (; j < padded; j += kLanes) {
-    Vec added{};
-    for (int i = 0; mask && i < real - j; ++i) added[i] = mask[j + i];
-    const Vec x = select(iota() < real - j, load(scores + j) + added * kLog2E, splat(kNothing));
-    store(scores + j, x);
-    most = larger(x, most);
-  }
+  for (; j + kLanes <= keys; j += kLanes)
+    store(scores + j, load(scores + j) + load(mask + j) * kLog2E);
+  for (; j < keys; ++j) scores[j] += mask[j] * kLog2E;
+}
+
+INLINE void hide(float* scores, int keys, int padded) {
+  for (int j = keys / kLanes * kLanes; j < padded; j += kLanes)
+    store(scores + j, first_lanes(keys - j, load(scores + j), kNothing));
+}
+
+INLINE Vec largest(const float* scores, int padded) {
+  Vec most = splat(kNothing);
+  for (int j = 0; j < padded; j += kLanes) most = larger(load(scores + j), most);
   return most;
 }
 
@@ -308,135 +312,136 @@ INLINE Vec weigh(float* scores, int padded, Vec top) {
   return total;
 }
 
-// One head's rows, for all that is done to them.
-struct Rows {
+// A head, its keys packed.
+struct Head {
   const EpAttention& a;
-  const Head& head;
-  int batch, h, real;  // of the keys, how many
+  const Plan& plan;
+  int batch, h, real;  // of its keys, the first ``real``
+  const float *packed, *values;
+  int64_t value_row;
+  float* scores;  // of a block
 
   int keys(int end) const { return a.causal ? smaller(real, end) : real; }
-  int64_t place(int row) const {
-    return (static_cast<int64_t>(batch) * a.queries + row) * a.heads * a.head_dim +
-           static_cast<int64_t>(h) * a.head_dim;
+  int64_t row() const { return static_cast<int64_t>(a.heads) * a.head_dim; }
+  int64_t place(int query) const {
+    return (static_cast<int64_t>(batch) * a.queries + query) * row() + h * a.head_dim;
   }
-  const float* mask(int row) const {
-    return a.mask ? a.mask + batch * a.mask_batch + h * a.mask_head + row * a.mask_query : nullptr;
+  const float* mask(int query) const {
+    if (!a.mask) return nullptr;
+    return a.mask + batch * a.mask_batch + h * a.mask_head + query * a.mask_query;
   }
 };
 
 template <int R>
-INLINE void score(int rows, const Rows& of, int first, float* scores) {
+INLINE void score(int rows, const Head& head, int first, float* scores) {
   if (rows == R)
-    score_rows<R>(of.a.q + of.place(first), static_cast<int64_t>(of.a.heads) * of.a.head_dim,
-                  of.head.keys, of.a.head_dim, of.keys(first + R), of.real, scores,
-                  of.head.stride);
+    score_rows<R>(head.a.q + head.place(first), head.row(), head.packed, head.a.head_dim,
+                  head.keys(first + R), head.real, scores, head.plan.stride);
   else if constexpr (R > 1)
-    score<R - 1>(rows, of, first, scores);
+    score<R - 1>(rows, head, first, scores);
 }
 
 template <int R>
-INLINE void mix(int rows, const Rows& of, int first, const float* weights, const float* inverse) {
+INLINE void mix(int rows, const Head& head, int first, const float* weights, const float* inverse) {
   if (rows == R)
-    mix_rows<R>(weights, of.head, of.keys(first + R), of.a.head_dim, inverse,
-                of.a.out + of.place(first), static_cast<int64_t>(of.a.heads) * of.a.head_dim);
+    mix_rows<R>(weights, head.plan.stride, head.values, head.value_row, head.keys(first + R),
+                head.a.head_dim, inverse, head.a.out + head.place(first), head.row());
   else if constexpr (R > 1)
-    mix<R - 1>(rows, of, first, weights, inverse);
+    mix<R - 1>(rows, head, first, weights, inverse);
 }
 
-// Up to kLanes rows of scores become weights; ``inverse`` gets what they are still to be
-// multiplied by. Each step goes through all rows: in one loop, every row would wait for its own
-// sums.
-void weigh_rows(const Rows& of, int first, int count, int padded, float* scores, float* inverse) {
-  const int stride = of.head.stride;
-  Vec most[kLanes] = {}, totals[kLanes] = {};
-  for (int r = 0; r < count; ++r)
-    most[r] = masked(scores + r * stride, of.keys(first + r + 1), padded, of.mask(first + r));
-  float tops[kLanes];
+// Masks are added, and what comes after a causal query is hidden.
+void mask_rows(const Head& head, int first, int rows, int padded, float* scores) {
+  const int stride = head.plan.stride;
+  for (int r = 0; head.a.mask && r < rows; ++r)
+    add_mask(scores + r * stride, head.mask(first + r), head.keys(first + r + 1));
+  for (int r = 0; head.a.causal && r < rows; ++r)
+    hide(scores + r * stride, head.keys(first + r + 1), padded);
+}
+
+// ``tops`` gets the largest score of each of up to kLanes rows.
+void find_tops(int count, int padded, float* scores, int stride, float* tops) {
+  Vec most[kLanes] = {};
+  for (int r = 0; r < count; ++r) most[r] = largest(scores + r * stride, padded);
   const Vec top = whole_above(folded(most, larger));
   store(tops, top);
-  if (any((top > kLargestTop) | (top < -kLargestTop)))
-    for (int r = 0; r < count; ++r)
-      if (!(tops[r] <= kLargestTop && tops[r] >= -kLargestTop))
-        tops[r] = lowered(scores + r * stride, padded, tops[r]);
+  if (!any((top > kLargestTop) | (top < -kLargestTop))) return;
   for (int r = 0; r < count; ++r)
-    totals[r] = weigh(scores + r * stride, padded, splat(tops[r]));
+    if (!(tops[r] <= kLargestTop && tops[r] >= -kLargestTop))
+      tops[r] = lowered(scores + r * stride, padded, tops[r]);
+}
+
+// Their scores become weights; ``factors``, until now their tops, what they are still to be
+// multiplied by.
+void weigh_rows(int count, int padded, float* scores, int stride, float* factors) {
+  Vec totals[kLanes] = {};
+  for (int r = 0; r < count; ++r)
+    totals[r] = weigh(scores + r * stride, padded, splat(factors[r]));
   const Vec all = folded(totals, [](Vec x, Vec y) { return x + y; });
-  store(inverse, select(all == 0.0f, Vec{}, 1.0f / all));
+  store(factors, select(all == 0.0f, Vec{}, 1.0f / all));
 }
 
-void add_received(const Rows& of, int first, const float* weights, float inverse, float* received) {
-  const EpAttention& a = of.a;
-  const float weight = a.query_weights ? a.query_weights[of.batch * a.queries + first] : 1.0f;
-  for (int j = 0; j < of.keys(first + 1); ++j) received[j] += weights[j] * (inverse * weight);
+void add_received(const Head& head, int query, const float* weights, float inverse,
+                  float* received) {
+  const EpAttention& a = head.a;
+  const float weight = a.query_weights ? a.query_weights[head.batch * a.queries + query] : 1.0f;
+  for (int j = 0; j < head.keys(query + 1); ++j) received[j] += weights[j] * (inverse * weight);
 }
 
-// The rows of tiles ``tile`` to ``last``.
-void attend(const Rows& of, const Tiles& tiles, int tile, int last, float* received) {
-  const int first = tiles.begin(tile), end = tiles.begin(last), stride = of.head.stride;
-  float inverse[kScores / kLanes + kRows + kLanes];
-  float* scores = of.head.scores - static_cast<int64_t>(first) * stride;
+// The rows of tiles ``tile`` to ``last``, a block.
+void attend(const Head& head, int tile, int last, float* received) {
+  const Plan& plan = head.plan;
+  const int first = plan.row(tile), rows = plan.row(last) - first, stride = plan.stride;
+  float factors[kScores / kLanes + kRows + kLanes];
   for (int t = tile; t < last; ++t) {
-    const int row = tiles.begin(t);
-    score<kRows>(tiles.begin(t + 1) - row, of, row, scores + row * stride);
+    const int row = plan.row(t);
+    score<kRows>(plan.row(t + 1) - row, head, row, head.scores + (row - first) * stride);
   }
-  const int padded = round_up(of.keys(end), kLanes);
-  for (int row = first; row < end; row += kLanes)
-    weigh_rows(of, row, smaller(kLanes, end - row), padded, scores + row * stride,
-               inverse + row - first);
-  for (int row = first; received && row < end; ++row)
-    add_received(of, row, scores + row * stride, inverse[row - first], received);
+  // Each step goes through all rows: in one loop, every row would wait for its own sums.
+  const int padded = round_up(head.keys(first + rows), kLanes);
+  mask_rows(head, first, rows, padded, head.scores);
+  for (int r = 0; r < rows; r += kLanes)
+    find_tops(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r);
+  for (int r = 0; r < rows; r += kLanes)
+    weigh_rows(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r);
+  for (int r = 0; received && r < rows; ++r)
+    add_received(head, first + r, head.scores + r * stride, factors[r], received);
   for (int t = tile; t < last; ++t) {
-    const int row = tiles.begin(t);
-    mix<kRows>(tiles.begin(t + 1) - row, of, row, scores + row * stride, inverse + row - first);
+    const int row = plan.row(t), r = row - first;
+    mix<kRows>(plan.row(t + 1) - row, head, row, head.scores + r * stride, factors + r);
   }
 }
 
-// Steps are (batch, kv head, part of the query rows).
-struct Steps {
-  int parts, count;
-
-  explicit Steps(const EpAttention& a) {
-    const int heads = a.batch * a.kv_heads;
-    parts = smaller(Tiles(a).count,
-                    ceil_div(a.threads < 1 ? 1 : a.threads, heads < 1 ? 1 : heads));
-    count = heads * parts;
-  }
-};
-
-void run_step(const EpAttention& a, const Steps& steps, int step, float* workspace) {
-  const int part = step % steps.parts, group = step / steps.parts % a.kv_heads;
-  const int batch = step / steps.parts / a.kv_heads;
+void run_step(const EpAttention& a, const Plan& plan, int step, float* workspace) {
+  const int part = step % plan.parts, pair = step / plan.parts;
+  const int group = pair % a.kv_heads, batch = pair / a.kv_heads;
   const int real =
       a.lengths ? smaller(a.keys, a.lengths[batch] < 0 ? 0 : a.lengths[batch]) : a.keys;
   const int64_t row = static_cast<int64_t>(a.kv_heads) * a.head_dim;
   const int64_t place = static_cast<int64_t>(batch) * a.keys * row + group * a.head_dim;
-  Head head(a, workspace);
-  pack_keys(a.k + place, row, real, a.head_dim, a.scale * kLog2E, head.keys);
-  head.values = a.v + place;
-  head.value_row = row;
-  if (!Head::in_place(a)) {
+  Head head{a, plan, batch, 0, real, workspace, a.v + place, row, workspace + plan.scores};
+  pack_keys(a.k + place, row, real, a.head_dim, a.scale * kLog2E, workspace);
+  if (!plan.in_place) {
+    head.values = workspace + plan.values;
     head.value_row = round_up(a.head_dim, kLanes);
-    pack_values(a.v + place, row, real, a.head_dim, head.value_row, head.packed);
-    head.values = head.packed;
+    pack_values(a.v + place, row, real, a.head_dim, head.value_row, workspace + plan.values);
   }
   float* received = a.received ? a.received + static_cast<int64_t>(step) * a.keys : nullptr;
   for (int j = 0; received && j < a.keys; ++j) received[j] = 0.0f;
-  const Tiles tiles(a);
-  const int repeat = a.heads / a.kv_heads;
-  const int end = tiles.count * (part + 1) / steps.parts;
-  for (int h = group * repeat; h < (group + 1) * repeat; ++h)
-    for (int t = tiles.count * part / steps.parts; t < end; t += head.tiles)
-      attend({a, head, batch, h, real}, tiles, t, smaller(end, t + head.tiles), received);
+  const int repeat = a.heads / a.kv_heads, end = plan.tiles * (part + 1) / plan.parts;
+  for (head.h = group * repeat; head.h < (group + 1) * repeat; ++head.h)
+    for (int t = plan.tiles * part / plan.parts; t < end; t += plan.block)
+      attend(head, t, smaller(end, t + plan.block), received);
 }
 
-int32_t steps_of(const EpAttention* a) { return Steps(*a).count; }
+int32_t steps_of(const EpAttention* a) { return Plan(*a).steps; }
 
-size_t workspace_of(const EpAttention* a) { return Head::floats(*a) * sizeof(float); }
+size_t workspace_of(const EpAttention* a) { return (Plan(*a).floats + kAligned) * sizeof(float); }
 
 void run(const EpAttention* a, int32_t first, int32_t last, void* workspace) {
-  const Steps steps(*a);
+  const Plan plan(*a);
   for (int step = first; step < last; ++step)
-    run_step(*a, steps, step, static_cast<float*>(workspace));
+    run_step(*a, plan, step, aligned(static_cast<float*>(workspace)));
 }
 
 int64_t peak(int64_t rounds) {
