@@ -41,6 +41,11 @@ INLINE int round_up(int a, int b) { return ceil_div(a, b) * b; }
 INLINE int smaller(int a, int b) { return a < b ? a : b; }
 INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 
+INLINE int64_t q_width(const EpAttention& a) { return a.heads * a.head_dim; }
+INLINE int64_t q_row(const EpAttention& a) { return a.q_row ? a.q_row : q_width(a); }
+INLINE int64_t k_row(const EpAttention& a) { return a.k_row ? a.k_row : a.kv_heads * a.head_dim; }
+INLINE int64_t v_row(const EpAttention& a) { return a.v_row ? a.v_row : a.kv_heads * a.head_dim; }
+
 // Keys in vectors that are kLanes keys wide. Up to half a vector of last keys goes into narrow
 // vectors instead, of few keys x some columns: a quarter of the work, without empty lanes.
 INLINE int wide_keys(int count, int dim) {
@@ -55,11 +60,11 @@ INLINE int narrow_columns(int count, int dim) {
 
 // How a call is cut into steps, blocks and tiles, and where its workspace has what.
 struct Plan {
-  int tiles, rows, longer;    // tiles of ``rows`` query rows; the first ``longer`` have one more
-  int block;                  // tiles whose scores are made together
-  int parts, steps;           // steps are (batch, kv head, part of the tiles)
-  int stride;                 // floats from a row of scores to the next
-  bool in_place;              // values are read where they are
+  int tiles, rows, longer;  // tiles of ``rows`` query rows; the first ``longer`` have one more
+  int block;                // tiles whose scores are made together
+  int parts, steps;         // steps are (batch, kv head, part of the tiles)
+  int stride;               // floats from a row of scores to the next
+  bool in_place;            // values are read where they are
   size_t scores, values, floats;  // where these start, and the end; keys come first
 
   explicit Plan(const EpAttention& a) {
@@ -72,8 +77,8 @@ struct Plan {
     const int heads = a.batch * a.kv_heads;
     parts = smaller(tiles, ceil_div(larger_of(1, a.threads), larger_of(1, heads)));
     steps = heads * parts;
-    in_place = a.head_dim >= kLanes && (tiles * (a.heads / a.kv_heads) <= kReadInPlace ||
-                                        a.kv_heads * a.head_dim < kPage);
+    in_place = a.head_dim >= kLanes &&
+               (tiles * (a.heads / a.kv_heads) <= kReadInPlace || v_row(a) < kPage);
     scores = static_cast<size_t>(round_up(a.keys, kLanes)) * a.head_dim;
     values = scores + static_cast<size_t>(block) * kRows * stride;
     floats = values;
@@ -190,8 +195,8 @@ INLINE void score_last(const float* q, int64_t row, const float* narrow, int dim
   }
   UNROLLED for (int r = 0; r < R; ++r) {
     UNROLLED for (int n = 0; n < V; ++n) sums[r][n] = sum<kColumns / 2>(sums[r][n]);
-    const Vec x = __builtin_shufflevector(sums[r][0], sums[r][V - 1],
-                                          (kLane * kColumns % (2 * kLanes))...);
+    const Vec x =
+        __builtin_shufflevector(sums[r][0], sums[r][V - 1], (kLane * kColumns % (2 * kLanes))...);
     store(scores + r * stride, first_lanes(count, x, kNothing));
   }
 }
@@ -219,8 +224,7 @@ void score_rows(const float* q, int64_t row, const float* panel, int dim, int ke
     panel += static_cast<size_t>(width) * dim;
   }
   // Apart from the tiles, which it would slow by 1.5%.
-  if (wide > packed)
-    UNROLLED for (int r = 0; r < R; ++r) hide(scores + r * stride, packed, wide);
+  if (wide > packed) UNROLLED for (int r = 0; r < R; ++r) hide(scores + r * stride, packed, wide);
   if (keys <= wide) return;
   const auto lanes = UpTo<kLanes>::Each();
   const int rest = packed - wide;
@@ -235,8 +239,8 @@ void score_rows(const float* q, int64_t row, const float* panel, int dim, int ke
 
 // out[r, 0..V) = weights[r] . values, divided by the row's sum
 template <int R, int V>
-INLINE void mix_tile(const float* weights, int stride, const float* values, int64_t width,
-                     int keys, const float* inverse, float* out, int64_t row, int columns) {
+INLINE void mix_tile(const float* weights, int stride, const float* values, int64_t width, int keys,
+                     const float* inverse, float* out, int64_t row, int columns) {
   int key = 0;
   do {
     const bool more = key > 0;
@@ -250,13 +254,13 @@ INLINE void mix_tile(const float* weights, int stride, const float* values, int6
       }
     }
     UNROLLED for (int r = 0; r < R; ++r) UNROLLED for (int n = 0; n < V; ++n) {
-        Vec x = sums[r][n] * inverse[r];
-        float* to = out + r * row + n * kLanes;
-        if (columns >= kLanes)
-          store(to, more ? x + load(to) : x);
-        else
-          for (int i = 0; i < columns; ++i) to[i] = more ? x[i] + to[i] : x[i];
-      }
+      Vec x = sums[r][n] * inverse[r];
+      float* to = out + r * row + n * kLanes;
+      if (columns >= kLanes)
+        store(to, more ? x + load(to) : x);
+      else
+        for (int i = 0; i < columns; ++i) to[i] = more ? x[i] + to[i] : x[i];
+    }
   } while (key < keys);
 }
 
@@ -322,9 +326,11 @@ struct Head {
   float* scores;  // of a block
 
   int keys(int end) const { return a.causal ? smaller(real, end) : real; }
-  int64_t row() const { return static_cast<int64_t>(a.heads) * a.head_dim; }
-  int64_t place(int query) const {
-    return (static_cast<int64_t>(batch) * a.queries + query) * row() + h * a.head_dim;
+  const float* q(int query) const {
+    return a.q + (static_cast<int64_t>(batch) * a.queries + query) * q_row(a) + h * a.head_dim;
+  }
+  float* out(int query) const {
+    return a.out + (static_cast<int64_t>(batch) * a.queries + query) * q_width(a) + h * a.head_dim;
   }
   const float* mask(int query) const {
     if (!a.mask) return nullptr;
@@ -335,8 +341,8 @@ struct Head {
 template <int R>
 INLINE void score(int rows, const Head& head, int first, float* scores) {
   if (rows == R)
-    score_rows<R>(head.a.q + head.place(first), head.row(), head.packed, head.a.head_dim,
-                  head.keys(first + R), head.real, scores, head.plan.stride);
+    score_rows<R>(head.q(first), q_row(head.a), head.packed, head.a.head_dim, head.keys(first + R),
+                  head.real, scores, head.plan.stride);
   else if constexpr (R > 1)
     score<R - 1>(rows, head, first, scores);
 }
@@ -345,7 +351,7 @@ template <int R>
 INLINE void mix(int rows, const Head& head, int first, const float* weights, const float* inverse) {
   if (rows == R)
     mix_rows<R>(weights, head.plan.stride, head.values, head.value_row, head.keys(first + R),
-                head.a.head_dim, inverse, head.a.out + head.place(first), head.row());
+                head.a.head_dim, inverse, head.out(first), q_width(head.a));
   else if constexpr (R > 1)
     mix<R - 1>(rows, head, first, weights, inverse);
 }
@@ -375,8 +381,7 @@ void find_tops(int count, int padded, float* scores, int stride, float* tops) {
 // multiplied by.
 void weigh_rows(int count, int padded, float* scores, int stride, float* factors) {
   Vec totals[kLanes] = {};
-  for (int r = 0; r < count; ++r)
-    totals[r] = weigh(scores + r * stride, padded, splat(factors[r]));
+  for (int r = 0; r < count; ++r) totals[r] = weigh(scores + r * stride, padded, splat(factors[r]));
   const Vec all = folded(totals, [](Vec x, Vec y) { return x + y; });
   store(factors, select(all == 0.0f, Vec{}, 1.0f / all));
 }
@@ -417,14 +422,15 @@ void run_step(const EpAttention& a, const Plan& plan, int step, float* workspace
   const int group = pair % a.kv_heads, batch = pair / a.kv_heads;
   const int real =
       a.lengths ? smaller(a.keys, a.lengths[batch] < 0 ? 0 : a.lengths[batch]) : a.keys;
-  const int64_t row = static_cast<int64_t>(a.kv_heads) * a.head_dim;
-  const int64_t place = static_cast<int64_t>(batch) * a.keys * row + group * a.head_dim;
-  Head head{a, plan, batch, 0, real, workspace, a.v + place, row, workspace + plan.scores};
-  pack_keys(a.k + place, row, real, a.head_dim, a.scale * kLog2E, workspace);
+  const int64_t first = static_cast<int64_t>(batch) * a.keys, column = group * a.head_dim;
+  const float* v = a.v + first * v_row(a) + column;
+  Head head{a, plan, batch, 0, real, workspace, v, v_row(a), workspace + plan.scores};
+  pack_keys(a.k + first * k_row(a) + column, k_row(a), real, a.head_dim, a.scale * kLog2E,
+            workspace);
   if (!plan.in_place) {
     head.values = workspace + plan.values;
     head.value_row = round_up(a.head_dim, kLanes);
-    pack_values(a.v + place, row, real, a.head_dim, head.value_row, workspace + plan.values);
+    pack_values(v, v_row(a), real, a.head_dim, head.value_row, workspace + plan.values);
   }
   float* received = a.received ? a.received + static_cast<int64_t>(step) * a.keys : nullptr;
   for (int j = 0; received && j < a.keys; ++j) received[j] = 0.0f;

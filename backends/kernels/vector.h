@@ -23,9 +23,7 @@ typedef float QuadAnywhere __attribute__((vector_size(16), aligned(4), may_alias
 
 static inline Vec load(const float* from) { return *reinterpret_cast<const VecAnywhere*>(from); }
 static inline void store(float* to, Vec x) { *reinterpret_cast<VecAnywhere*>(to) = x; }
-static inline Quad load4(const float* from) {
-  return *reinterpret_cast<const QuadAnywhere*>(from);
-}
+static inline Quad load4(const float* from) { return *reinterpret_cast<const QuadAnywhere*>(from); }
 static inline void store4(float* to, Quad x) { *reinterpret_cast<QuadAnywhere*>(to) = x; }
 static inline Vec splat(float x) { return x - Vec{}; }
 static inline Vec select(VecInt condition, Vec yes, Vec no) { return condition ? yes : no; }
