@@ -147,6 +147,9 @@ extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->heads < 1 || a->kv_heads < 1) return "no heads";
   if (a->heads % a->kv_heads) return "heads that are no multiple of the key-value heads";
   if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
+  const int32_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
+  if ((a->q_row && a->q_row < q) || (a->k_row && a->k_row < kv) || (a->v_row && a->v_row < kv))
+    return "rows that overlap";
   return nullptr;
 }
 
