@@ -16,6 +16,7 @@ constexpr int kLanes = 4, kRegisters = 16;
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 typedef float VecAnywhere __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 static inline Vec load(const float* from) { return *reinterpret_cast<const VecAnywhere*>(from); }
@@ -81,8 +82,8 @@ static inline Vec exp2_below(Vec x, Vec top) {
   p = p * f + 2.4022119724e-01f;
   p = p * f + 6.9314696706e-01f;
   p = p * f + 1.0000000717e+00f;
-  // Casts between vector types keep the bits.
-  const VecInt bits = (VecInt)p + ((VecInt)shifted << 23);
+  // Casts between vector types keep the bits; unsigned ones may wrap.
+  const VecBits bits = (VecBits)p + ((VecBits)shifted << 23);
   return select(x < top - 126.0f, Vec{}, (Vec)bits);
 }
 
