@@ -60,7 +60,7 @@ def _key(target: Target) -> str:
 
 
 def _compile(name: str, target: Target, library: Path) -> None:
-    jobs = list(_jobs(target))
+    jobs = list(compile_jobs(target))
     with (
         tempfile.TemporaryDirectory() as folder,
         console.progress(f"compiling kernels for {name}", len(jobs) + 1, "files") as advance,
@@ -75,8 +75,8 @@ def _compile(name: str, target: Target, library: Path) -> None:
         advance(note=LIBRARY)
 
 
-def _jobs(target: Target) -> Iterator[tuple[str, ...]]:
-    """The arguments that compile each object."""
+def compile_jobs(target: Target) -> Iterator[tuple[str, ...]]:
+    """The arguments that compile each object, its source the last."""
     folder = sources()
     for kernel, flags in target.kernels.items():
         source = str(folder / "slim_attention.cc")
