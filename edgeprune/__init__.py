@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgeprune.errors import InfeasibleError as InfeasibleError
     from edgeprune.errors import InputError as InputError
     from edgeprune.lower import Artifact as Artifact
+    from edgeprune.lower import Lowering as Lowering
     from edgeprune.lower import lower as lower
     from edgeprune.plan import Plan as Plan
     from edgeprune.profile import Profile as Profile
@@ -57,7 +58,7 @@ _ROOMS = {
     "cost": ("CostTable", "estimate_costs", "measure_costs"),
     "devices": ("Workload", "connect"),
     "errors": ("EdgepruneError", "InfeasibleError", "InputError"),
-    "lower": ("Artifact", "lower"),
+    "lower": ("Artifact", "Lowering", "lower"),
     "plan": ("Plan",),
     "profile": ("Profile", "list_profiles", "load_profile"),
     "program": ("Program", "capture"),

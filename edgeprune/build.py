@@ -101,7 +101,7 @@ def build(task: Task | str, **named: Any) -> BuildResult:
                 stages, search.sites, found.plan, search.task, planned.calibration, settings
             )
         with stages.stage("lower"):
-            artifact = lower_stage(slim, found.plan, planned.profile, search.precision, settings)
+            artifact = lower_stage(slim, found.plan, planned.profile, search.lowering, settings)
         with stages.stage("validate"):
             verdict = validate_stage(stages, planned, slim, artifact, settings)
             lowered = {"dense": dense, "pruned": artifact}
@@ -142,7 +142,7 @@ def _planned(
     torch.manual_seed(settings.seed)
     with stages.stage("profile"):
         task = load_task(task) if isinstance(task, str) else task
-        profile, budget, precision = profile_stage(settings)
+        profile, budget, lowering = profile_stage(settings)
     with stages.stage("capture"):
         program, calibration = capture_stage(task)
     with stages.stage("sites"):
@@ -152,13 +152,13 @@ def _planned(
     with stages.stage("score"):
         damage = score_stage(stages, sites, choices, levels, calibration, settings)
     with stages.stage("cost"):
-        table = cost_stage(sites, profile, precision, device, levels, settings)
-        dense, bounds = dense_stage(stages, sites, table, precision, device, budget)
+        table = cost_stage(sites, profile, lowering, device, levels, settings)
+        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget)
     with stages.stage("solve"):
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),
             calibration=scored_examples(sites, calibration),
-            precision=precision,
+            lowering=lowering,
             device=device,
             dense=dense.path,
             folder=stages.folder,
@@ -179,7 +179,7 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
         "profile": Path(settings.profile).name,
         **{key: Path(value).name for key, value in planned.search.task.source().items()},
         "budget": planned.budget,
-        "precision": planned.search.precision,
+        **vars(planned.search.lowering),
         "seed": settings.seed,
     }
     for name in ("criterion", "solver", "device", "threads"):
@@ -195,7 +195,7 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
 
 def _write_resolved(planned: Planned, settings: Settings) -> None:
     used = planned.search.task.source() | vars(settings)
-    used |= {"budget": planned.budget, "precision": planned.search.precision}
+    used |= {"budget": planned.budget, **vars(planned.search.lowering)}
     lines = [f"{key} = {toml_value(value)}" for key, value in used.items() if value is not None]
     files.write_text(settings.out / RESOLVED, "\n".join(["version = 1", *lines, ""]))
 

@@ -9,6 +9,7 @@ from typing import Any
 from edgeprune.budget import Budget
 from edgeprune.errors import InputError
 from edgeprune.files import check_version
+from edgeprune.profile import DELEGATES, PRECISIONS, RUNTIMES
 from edgeprune.toml import Table, read_toml
 
 FILE_NAME = "edgeprune.toml"
@@ -50,7 +51,9 @@ _READERS: dict[str, Callable[[Table, str], Any]] = {
     "calibration": Table.text,
     "budget": _budget,
     "out": Table.text,
-    "precision": lambda table, key: table.text(key, among=("fp32", "int8")),
+    "precision": lambda table, key: table.text(key, among=PRECISIONS),
+    "runtime": lambda table, key: table.text(key, among=RUNTIMES),
+    "delegate": lambda table, key: table.text(key, among=DELEGATES),
     "threads": lambda table, key: table.whole(key, least=1),
     "seed": lambda table, key: table.whole(key, least=0),
     "recover_minutes": lambda table, key: table.number(key, or_zero=True),

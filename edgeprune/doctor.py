@@ -149,12 +149,12 @@ def _lower_and_run() -> str:
     import torch
 
     from edgeprune.devices import connect
-    from edgeprune.lower import lower_graph
+    from edgeprune.lower import Lowering, lower_graph
 
     layer, example = torch.nn.Linear(8, 4).eval(), torch.ones(1, 8)
     with tempfile.TemporaryDirectory() as folder, connect("local") as device:
         path = Path(folder, "tiny.pte")
-        path.write_bytes(lower_graph(layer, (example,)).data)
+        path.write_bytes(lower_graph(layer, (example,), Lowering()).data)
         with device.predictor(path) as predict, torch.no_grad():
             answer = predict((example,))
             error = float((answer - layer(example)).abs().max())  # type: ignore[operator]

@@ -156,7 +156,7 @@ def _measure(model: str, isa: tuple[str, ...], cores: int) -> Profile:
         title=f"this machine ({model})",
         soc=model,
         runtime="executorch",
-        delegate="xnnpack",
+        delegate="auto",
         precision="int8",
         clusters=(Cluster("cpu", model, isa, cores, clock_ghz, round(gflops, 1), round(gops, 1)),),
         ram_mb=psutil.virtual_memory().total // 10**6,

@@ -6,15 +6,19 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.budget import Budget
 from edgeprune.errors import InputError
 from edgeprune.files import check_version
 from edgeprune.toml import Table, read_toml, toml_value
 
+if TYPE_CHECKING:
+    from edgeprune.lower.lowering import Lowering
+
 ORIGINS = ("vendor", "estimated", "measured")
-RUNTIMES = ("executorch",)
-DELEGATES = {"xnnpack": "XNNPACK"}
+RUNTIMES = ("executorch", "litert")
+DELEGATES = ("auto", "off")
 PRECISIONS = ("int8", "fp32")
 
 
@@ -101,6 +105,13 @@ class Profile:
         return max(self.clusters, key=lambda cluster: cluster.peak_gflops_fp32)
 
     @property
+    def lowering(self) -> Lowering:
+        """How files for it are made, if nothing else is asked for."""
+        from edgeprune.lower.lowering import Lowering  # with torch, which few commands need
+
+        return Lowering(self.precision, self.runtime, self.delegate)  # type: ignore[arg-type]
+
+    @property
     def estimated(self) -> bool:
         """Whether predictions from this profile are estimates: a speed in it was not measured."""
         speeds = [f"clusters.{self.fastest.name}.peak_gflops_fp32", "memory.bandwidth_gbps"]
@@ -113,7 +124,7 @@ class Profile:
         where = f"{self.fastest.core}, {self.precision}"
         return (
             f"{self.name}: the {self.accelerator.name} cannot be lowered to yet; "
-            f"using {self.runtime} + {DELEGATES[self.delegate]} on the CPU ({where})"
+            f"using {self.runtime} + XNNPACK on the CPU ({where})"
         )
 
 

@@ -21,7 +21,7 @@ from edgeprune.errors import InfeasibleError, InputError
 from edgeprune.formulate import Choices, damage_of, formulate, plan_of
 from edgeprune.importance import Damage, Evidence
 from edgeprune.lower import lower
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.program.program import Program, as_tuple
 from edgeprune.recover import distil, refit
@@ -65,7 +65,7 @@ class Search:
     bounds: AbsoluteBudget
     task: Task
     calibration: Sequence[Batch]
-    precision: Precision
+    lowering: Lowering
     device: Device | None
     dense: Path | None
     folder: Path
@@ -205,9 +205,9 @@ class Search:
         with tempfile.TemporaryDirectory(prefix=CANDIDATES, dir=self.folder) as folder:
             with console.progress("lowering candidates", len(candidates), "plans") as advance:
                 for candidate in candidates:
-                    path = Path(folder, f"{candidate.plan.hash}.pte")
+                    path = Path(folder, f"{candidate.plan.hash}{self.lowering.suffix}")
                     program = apply(self.sites.program, candidate.plan, self.sites)
-                    lower(program, path, self.precision)
+                    lower(program, path, self.lowering)
                     workloads.append(Workload(candidate.plan.hash, path, example))
                     advance(1)
             found = self.device.measure(workloads, rounds=MEASURED_ROUNDS, memory=memory)

@@ -29,7 +29,7 @@ from edgeprune.formulate import Choices
 from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
 from edgeprune.lower import Artifact, lower, write_delegation
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Lowering
 from edgeprune.lower.manifest import manifest, write_manifest
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
@@ -69,8 +69,8 @@ class Planned:
     dense: Artifact
 
 
-def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
-    """The device, what is asked of it, and the number format."""
+def profile_stage(settings: Settings) -> tuple[Profile, Budget, Lowering]:
+    """The device, what is asked of it, and what files are made for."""
     profile = load_profile(settings.profile)
     if settings.device == "local" and settings.profile != "host":
         check_is_host(profile)
@@ -85,9 +85,9 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Precision]:
         console.say(f"  {note}")
     if profile.estimated:
         console.say(f"  {profile.name}: speeds are not measured; every prediction is an estimate")
-    precision: Precision = settings.precision or profile.precision  # type: ignore[assignment]
-    console.say(f"  {profile.title}, {profile.runtime} + {profile.delegate}, {precision}, {budget}")
-    return profile, budget, precision
+    lowering = replace(profile.lowering, **settings.asked_of_lowering)
+    console.say(f"  {profile.title}, {lowering}, {budget}")
+    return profile, budget, lowering
 
 
 def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
@@ -159,7 +159,7 @@ def score_stage(
 def cost_stage(
     sites: Sites,
     profile: Profile,
-    precision: Precision,
+    lowering: Lowering,
     device: Device | None,
     levels: tuple[int, ...],
     settings: Settings,
@@ -167,9 +167,9 @@ def cost_stage(
     """What every piece costs on the device, written to ``table.json``."""
     if device is None:
         console.say("  no device at hand: costs are estimated from the profile")
-        table = estimate_costs(sites, profile, precision)
+        table = estimate_costs(sites, profile, lowering)
     else:
-        table = measure_costs(sites, device, precision, tokens=levels, seed=settings.seed)
+        table = measure_costs(sites, device, lowering, tokens=levels, seed=settings.seed)
     table.write(settings.out / "table.json")
     return table
 
@@ -178,14 +178,14 @@ def dense_stage(
     stages: Stages,
     sites: Sites,
     table: CostTable,
-    precision: Precision,
+    lowering: Lowering,
     device: Device | None,
     budget: Budget,
 ) -> tuple[Artifact, AbsoluteBudget]:
     """The uncut model as a file, and the budget in numbers, given what that file costs."""
     program = sites.program
-    path = stages.path("dense", program.fingerprint, precision, suffix=".pte")
-    artifact = lower(program, path, precision)
+    path = stages.path("dense", program.fingerprint, vars(lowering), suffix=lowering.suffix)
+    artifact = lower(program, path, lowering)
     if device is None:
         guess = table.predict(sites, Plan(program.fingerprint))
         costs = (guess.latency_ms, guess.peak_memory_mb, guess.size_mb)
@@ -194,7 +194,7 @@ def dense_stage(
         workload = Workload("dense", path, example_of(program))
         # Kept, because the budget in numbers follows from it: a resumed build asks the same.
         found = stages.keep(
-            stages.path("dense", program.fingerprint, precision, table.hash, suffix=".json"),
+            stages.path("dense", program.fingerprint, vars(lowering), table.hash, suffix=".json"),
             lambda: device.measure([workload], rounds=DENSE_ROUNDS, memory=True)["dense"],
             lambda measured, file: write_measurement(file, measured),
             read_measurement,
@@ -217,7 +217,7 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         for c in search.choices
     ]
     measured = (search.damage.to_json(), search.table.hash, search.task.content_hash())
-    asked = (asdict(search.bounds), search.precision, search.solver, open_)
+    asked = (asdict(search.bounds), vars(search.lowering), search.solver, open_)
     trial = (search.trial_steps, search.trial_minutes, search.seed)
     found = stages.keep(
         stages.path("search", *measured, *asked, *trial, suffix=".json"),
@@ -293,12 +293,12 @@ def lower_stage(
     recovered: Program,
     plan: Plan,
     profile: Profile,
-    precision: Precision,
+    lowering: Lowering,
     settings: Settings,
 ) -> Artifact:
-    """``model.pte`` with its delegation list and manifest."""
+    """``model.pte`` or ``model.tflite`` with its delegation list and manifest."""
     out = settings.out
-    artifact = lower(recovered, out / "model.pte", precision, profile.runtime)
+    artifact = lower(recovered, out / f"model{lowering.suffix}", lowering)
     delegation = write_delegation(out / "delegation.csv", artifact.delegation)
     body = manifest(
         artifact, plan.hash, profile.name, recovered.meta, [out / "plan.json", delegation]
@@ -306,7 +306,7 @@ def lower_stage(
     write_manifest(out / "manifest.json", body)
     share = artifact.delegated_nodes / max(1, len(artifact.delegation))
     size = artifact.size_bytes / 1e6
-    console.say(f"  model.pte: {size:.1f} MB, {100 * share:.0f}% of operators delegated")
+    console.say(f"  {artifact.path.name}: {size:.1f} MB, {100 * share:.0f}% of operators delegated")
     return artifact
 
 

@@ -10,17 +10,17 @@ from edgeprune.budget import AbsoluteBudget
 from edgeprune.cost import estimate_costs
 from edgeprune.formulate import choices_of, token_levels
 from edgeprune.importance import Damage
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower import Lowering
 from edgeprune.profile import Multiples, load_profile
 from edgeprune.search import Search
 from edgeprune.task import Task
 
 
-def estimated_search(task: Task, precision: Precision) -> Search:
+def estimated_search(task: Task, lowering: Lowering) -> Search:
     """The question at half the estimated latency."""
     found = sites("bert")
     multiples = Multiples(heads=1, ffn=8, tokens=1)
-    table = estimate_costs(found, load_profile("pixel8"), precision)
+    table = estimate_costs(found, load_profile("pixel8"), lowering)
     widths = [site for site in found.cuttable if site.kind == "width"]
     damage = Damage(
         orders={site.name: tuple(range(site.units)) for site in widths},
@@ -33,7 +33,7 @@ def estimated_search(task: Task, precision: Precision) -> Search:
         bounds=AbsoluteBudget(table.dense_ms / 2, None, None, None, 50),
         task=task,
         calibration=[inputs("bert", 16, 1)],
-        precision=precision,
+        lowering=lowering,
         device=None,
         dense=None,
         folder=Path(),

@@ -155,7 +155,7 @@ def test_the_report_says_how_to_make_it_again(built: tuple[Path, Ended]) -> None
     budget = ep.load_profile("pixel8").budget
     assert command == (
         f"edgeprune build --profile pixel8 --task tiny.py:Tiny --budget {budget} "
-        "--precision int8 --seed 0 --recover-minutes 12"
+        "--precision int8 --runtime executorch --delegate auto --seed 0 --recover-minutes 12"
     )
 
 
@@ -304,7 +304,7 @@ def test_details_and_tracebacks_are_for_those_who_ask() -> None:
 def test_the_package_offers_the_same_verbs() -> None:
     assert callable(ep.build) and callable(ep.solve) and callable(ep.validate)
     with pytest.raises(ep.InputError, match="precision"):
-        ep.lower(None, "x.pte", "int3")
+        ep.Lowering("int3")
     from edgeprune.lower import lower
 
     assert lower.__name__ == "lower" and callable(ep.lower)

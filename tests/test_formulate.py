@@ -21,6 +21,7 @@ from edgeprune.formulate import (
     width_levels,
 )
 from edgeprune.importance import Damage
+from edgeprune.lower import Lowering
 from edgeprune.plan import check_plan
 from edgeprune.profile import Multiples, load_profile
 from edgeprune.program import capture
@@ -50,7 +51,7 @@ def levels(found: Sites) -> tuple[int, ...]:
 
 @pytest.fixture(scope="module")
 def table(found: Sites) -> CostTable:
-    return estimate_costs(found, load_profile("pixel8"), "int8")
+    return estimate_costs(found, load_profile("pixel8"), Lowering("int8"))
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +274,7 @@ def test_of_two_towers_the_longer_is_shortened_and_the_other_priced_as_it_is() -
         removed={residual.name: 1.0 for residual in towers.residuals},
         tokens={stream.name: {stream.tokens.size: 0.0, 1: 1.0} for stream in towers.streams},
     )
-    table = estimate_costs(towers, load_profile("pixel8"), "int8")
+    table = estimate_costs(towers, load_profile("pixel8"), Lowering("int8"))
     problem = formulate(towers, choices, levels, damage, table)
     left, right = (block.latency_ms[-1] for block in (problem.blocks[1], problem.blocks[3]))
     assert left[-1] < left[0]

@@ -188,7 +188,7 @@ def test_a_written_profile_reads_back_the_same(
         title=title,
         soc="chip",
         runtime="executorch",
-        delegate="xnnpack",
+        delegate="auto",
         precision="fp32",
         clusters=(Cluster("c", "core", (), cores, speed, speed, speed),),
         ram_mb=cores,

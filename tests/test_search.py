@@ -21,6 +21,7 @@ from edgeprune.devices import DeviceState, Measurement, Workload
 from edgeprune.errors import InfeasibleError, InputError
 from edgeprune.formulate import formulate
 from edgeprune.importance import Evidence
+from edgeprune.lower import Lowering
 from edgeprune.plan import Plan, check_plan
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import distil, refit
@@ -94,7 +95,7 @@ class ScriptedDevice:
 
 @pytest.fixture(scope="module")
 def search() -> Search:
-    return estimated_search(Unscored(), "fp32")
+    return estimated_search(Unscored(), Lowering())
 
 
 def every(result: SearchResult) -> list[Candidate]:

@@ -27,8 +27,7 @@ from edgeprune.cost import CostTable, measure_costs, random_plan
 from edgeprune.cost.samples import fastest_ms, measure_calmly
 from edgeprune.devices import Device, Measurement, Workload, connect
 from edgeprune.formulate import token_levels
-from edgeprune.lower import lower_graph
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower import RUNTIMES, Lowering, lower_graph
 from edgeprune.plan import Plan
 from edgeprune.profile import load_profile
 from edgeprune.program.capture import capture
@@ -60,7 +59,7 @@ def spread_plans(sites: Sites, table: CostTable, count: int) -> list[Plan]:
 
 
 def measured(
-    sites: Sites, plans: Sequence[Plan], device: Device, precision: Precision
+    sites: Sites, plans: Sequence[Plan], device: Device, lowering: Lowering
 ) -> list[tuple[Measurement, Measurement]]:
     """(plan, dense in the same batch), plan by plan."""
     inputs = tuple(each[:1].contiguous() for each in sites.program.example_inputs)
@@ -75,7 +74,7 @@ def measured(
         def workload(label: str, plan: Plan) -> Workload:
             path = folder / f"{label}.pte"
             slim = apply(sites.program, plan, sites)
-            path.write_bytes(lower_graph(slim.module, inputs, precision).data)
+            path.write_bytes(lower_graph(slim.module, inputs, lowering).data)
             return Workload(label, path, inputs)
 
         dense = workload("dense", Plan(sites.program.fingerprint))
@@ -147,18 +146,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="12 plans instead of 52")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument("--runtime", choices=tuple(RUNTIMES), default="executorch")
     parser.add_argument("--task", choices=TASKS, default=TASKS[0])
     arguments = parser.parse_args()
     console.configure(as_json=arguments.json)
+    lowering = Lowering(arguments.precision, arguments.runtime)
     task = load_task(arguments.task)
     sites = find_sites(capture(task.model(), task.example_inputs()))
     levels = token_levels(sites, load_profile("host").multiples)  # the table that a build makes
     with connect("local") as device:
-        table = measure_costs(sites, device, arguments.precision, tokens=levels)
+        table = measure_costs(sites, device, lowering, tokens=levels)
         plans = spread_plans(sites, table, 12 if arguments.quick else 52)
-        results = measured(sites, plans, device, arguments.precision)
+        results = measured(sites, plans, device, lowering)
     rows = rows_of(sites, table, plans, results)
-    title = f"Cost table, {arguments.task}, {arguments.precision}, one thread"
+    title = f"Cost table, {arguments.task}, {lowering}, one thread"
     emit(title, rows, claims_of(rows), arguments.json)
 
 

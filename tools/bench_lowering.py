@@ -21,7 +21,7 @@ import torch
 from _bench import claim, emit
 from torch import Tensor, nn
 
-from edgeprune.lower import lower_graph
+from edgeprune.lower import Lowering, lower_graph
 from edgeprune.lower.quiet import quiet
 
 TOKENS = 128
@@ -79,7 +79,7 @@ def ours(precision: Any) -> Callable[[nn.Module, Inputs, Path], Run]:
     """The lowering under test."""
 
     def open_(module: nn.Module, inputs: Inputs, folder: Path) -> Run:
-        data = lower_graph(module, inputs, precision).data
+        data = lower_graph(module, inputs, Lowering(precision)).data
         return executorch_run(data, inputs, folder / f"{precision}-ours")
 
     return open_

@@ -30,7 +30,7 @@ from edgeprune.cost import random_plan
 from edgeprune.devices import Device, Workload, connect
 from edgeprune.formulate import AXES, choices_of, token_levels
 from edgeprune.importance import Evidence, rank_units
-from edgeprune.lower import lower
+from edgeprune.lower import Lowering, lower
 from edgeprune.plan import Plan
 from edgeprune.profile import load_profile
 from edgeprune.program import Program, capture
@@ -80,7 +80,7 @@ class Bench:
     def lowered(self, name: str, program: Program) -> Path:
         """The program as a file for the device."""
         path = self.stages.folder / f"{name}.pte"
-        lower(program, path, self.search.precision)
+        lower(program, path, self.search.lowering)
         return path
 
     def share(self, path: Path, example: Batch) -> float:
@@ -225,7 +225,7 @@ def rows(bench: Bench, seeds: int) -> Iterator[dict[str, Any]]:
         makers["truncated"] = partial(truncation, bench)
     makers |= {name: lambda name=name: row(bench, name, plans[name]()) for name in plans}  # type: ignore[misc]
     search = bench.search
-    asked = (search.precision, bench.goal, bench.split, bench.settings.recover_steps)
+    asked = (vars(search.lowering), bench.goal, bench.split, bench.settings.recover_steps)
     key = (search.damage.to_json(), search.table.hash, search.task.content_hash(), *asked)
     for name, make in makers.items():
         with bench.stages.stage(name):
@@ -290,6 +290,7 @@ def main() -> None:
         recover_steps=None if options.quick else options.steps,
     )
     task = load_task(options.task)
+    lowering = Lowering(options.precision)
     profile, budget = load_profile("host"), Budget.parse(options.budget)
     assert budget.latency is not None and budget.latency.relative
     seeds = tuple(f"random {seed}" for seed in range(options.seeds))
@@ -304,12 +305,12 @@ def main() -> None:
         with stages.stage("score"):
             damage = score_stage(stages, sites, choices, levels, calibration, settings)
         with stages.stage("cost"):
-            table = cost_stage(sites, profile, options.precision, device, levels, settings)
-            dense, bounds = dense_stage(stages, sites, table, options.precision, device, budget)
+            table = cost_stage(sites, profile, lowering, device, levels, settings)
+            dense, bounds = dense_stage(stages, sites, table, lowering, device, budget)
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),
             calibration=scored_examples(sites, calibration),
-            precision=options.precision,
+            lowering=lowering,
             device=device,
             dense=dense.path,
             folder=stages.folder,
@@ -321,7 +322,7 @@ def main() -> None:
         bench = Bench(task, search, stages, settings, calibration, split, share)
         found = list(rows(bench, options.seeds))
     emit(
-        f"{task.name}, {options.precision}, {budget}, {split} split",
+        f"{task.name}, {lowering}, {budget}, {split} split",
         found,
         claims(found),
         options.json,

@@ -21,7 +21,7 @@ def read_artifact(model: Path) -> Artifact:
     Raises:
         InputError: a file is missing, or is not the one that the manifest describes.
     """
-    from edgeprune.lower import Artifact, DelegationRow, TensorSpec
+    from edgeprune.lower import Artifact, DelegationRow, Lowering, TensorSpec
 
     if not model.is_file():
         raise InputError(f"{model}: no such file. Make it with edgeprune build or edgeprune lower.")
@@ -44,8 +44,7 @@ def read_artifact(model: Path) -> Artifact:
         )
         return Artifact(
             path=model,
-            runtime=manifest["runtime"],
-            precision=manifest["precision"],
+            lowering=Lowering(*(manifest[key] for key in ("precision", "runtime", "delegate"))),
             inputs=inputs,
             outputs=outputs,
             delegation=rows,

@@ -57,6 +57,13 @@ def build_flags(
     precision: Annotated[
         Literal["fp32", "int8"] | None, typer.Option(help="The profile's if not given.")
     ] = None,
+    runtime: Annotated[
+        Literal["executorch", "litert"] | None, typer.Option(help="The profile's if not given.")
+    ] = None,
+    delegate: Annotated[
+        Literal["auto", "off"] | None,
+        typer.Option(help="off: a file for apps without our library; the profile's if not given."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="What measures; with --profile host that is local.")
     ] = None,

@@ -16,26 +16,38 @@ from edgeprune.errors import InputError
 @command("lower")
 def lower(
     target: Target,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file to make.")] = Path("model.pte"),
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The file to make; model.pte or .tflite.")
+    ] = None,
     precision: Annotated[
         Literal["fp32", "int8"] | None, typer.Option(help="Of weights; the profile's if not given.")
+    ] = None,
+    runtime: Annotated[
+        Literal["executorch", "litert"] | None, typer.Option(help="The profile's if not given.")
+    ] = None,
+    delegate: Annotated[
+        Literal["auto", "off"] | None, typer.Option(help="off: a stock runtime loads the file.")
     ] = None,
     profile: Annotated[str, typer.Option(help="The device it is for.")] = "host",
 ) -> Outcome:
     """Lower a model; its manifest.json and delegation.csv are put beside the file."""
+    from edgeprune.lower import Lowering, write_delegation
     from edgeprune.lower import lower as lower_program
-    from edgeprune.lower import write_delegation
     from edgeprune.lower.manifest import manifest, write_manifest
     from edgeprune.profile import load_profile
 
     device = load_profile(profile)
+    usual = device.lowering
+    lowering = Lowering(
+        precision or usual.precision, runtime or usual.runtime, delegate or usual.delegate
+    )
+    out = out or Path(f"model{lowering.suffix}")
     beside = out.parent / "manifest.json"
     if beside.exists() and out.name not in files.read_json(beside, "manifest").get("sha256", {}):
         raise InputError(f"{beside}: describes another file. Give -o in another folder.")
     program = read_target(target)
-    chosen: Literal["fp32", "int8"] = precision or device.precision  # type: ignore[assignment]
-    with console.progress(f"lowering at {chosen}", 1) as advance:
-        artifact = lower_program(program, out, chosen, device.runtime)
+    with console.progress(f"lowering for {lowering}", 1) as advance:
+        artifact = lower_program(program, out, lowering)
         advance()
     delegation = write_delegation(out.parent / "delegation.csv", artifact.delegation)
     plan = program.meta.get("plan", "not stated")
@@ -47,8 +59,7 @@ def lower(
     return Outcome(
         {
             "out": str(out),
-            "precision": chosen,
-            "runtime": artifact.runtime,
+            **vars(lowering),
             "sha256": artifact.sha256,
             "size_bytes": artifact.size_bytes,
             "planned_memory_bytes": artifact.planned_memory_bytes,

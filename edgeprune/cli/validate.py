@@ -47,7 +47,7 @@ def validate(
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         with console.progress("lowering the dense model", 1) as advance:
             uncut = scratch / "dense.pte"
-            dense_file = lower(dense, uncut, artifact.precision, artifact.runtime)
+            dense_file = lower(dense, uncut, artifact.lowering)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
         device = opened.enter_context(connect(name, threads)) if name else None

@@ -32,7 +32,7 @@ from edgeprune.cost.table import (
     line_at,
     transition_terms,
 )
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Lowering, Precision
 from edgeprune.plan import Plan
 from edgeprune.sites import Sites
 
@@ -57,7 +57,7 @@ def fit_table(
     blocks: Sequence[Block],
     plans: Mapping[str, Plan],
     samples: Samples,
-    precision: Precision,
+    lowering: Lowering,
 ) -> CostTable:
     """The table that the samples make; device, versions and threads are left to be filled in.
 
@@ -68,16 +68,17 @@ def fit_table(
     overhead = _overhead(blocks, samples, dense_ms)
     sampled = [_sampled(block, samples, dense_ms, overhead) for block in blocks]
     costs = tuple(
-        block_cost(sites, block, found, precision)
+        block_cost(sites, block, found, lowering.precision)
         for block, found in zip(blocks, sampled, strict=True)
     )
     inside = sum(cost.weight_mb * len(cost.members) for cost in costs)
-    weights = sum(tensor_bytes(sites, precision).values()) / MB
+    weights = sum(tensor_bytes(sites, lowering.precision).values()) / MB
     table = CostTable(
         device="",
-        runtime="executorch",
+        runtime=lowering.runtime,
+        delegate=lowering.delegate,
         versions={},
-        precision=precision,
+        precision=lowering.precision,
         threads=1,
         date=max(sample.date for sample in samples.values()),
         program=sites.program.fingerprint,

@@ -22,7 +22,7 @@ from edgeprune.cost.plans import DENSE, anchor_plans, selection_plans
 from edgeprune.cost.samples import Lowerable, Point, read_samples, samples_file, take_samples
 from edgeprune.cost.table import CostTable
 from edgeprune.devices.device import Device
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.sites import Sites
 from edgeprune.surgery import apply
@@ -32,7 +32,7 @@ from edgeprune.surgery.pieces import chain
 def measure_costs(
     sites: Sites,
     device: Device,
-    precision: Precision,
+    lowering: Lowering,
     *,
     tokens: Sequence[int] | None = None,
     seed: int = 0,
@@ -43,7 +43,7 @@ def measure_costs(
     units × tokens; selections as whole programs with and without; a few whole random plans fix
     the scale and the constant part. All timings are ratios to the dense model, run in turns.
     Samples are kept as they come, so a run that was stopped goes on, and a second one with the
-    same shapes, precision, device, versions and code measures nothing.
+    same shapes, lowering, device, versions and code measures nothing.
 
     Args:
         sites: of the dense program.
@@ -57,13 +57,13 @@ def measure_costs(
     """
     blocks = find_blocks(sites)
     plans = anchor_plans(sites, seed)
-    path = samples_file(sites.program, device, precision)
+    path = samples_file(sites.program, device, lowering)
     known = read_samples(path)
     points = list(_points(sites, blocks, plans, tokens))
     np.random.default_rng(seed).shuffle(points)  # type: ignore[arg-type]
-    samples = take_samples(sites.program, device, precision, points, path, known)
+    samples = take_samples(sites.program, device, lowering, points, path, known)
     samples = {point.name: samples[point.name] for point in points}
-    table = fit_table(sites, blocks, plans, samples, precision)
+    table = fit_table(sites, blocks, plans, samples, lowering)
     state = device.state()
     return replace(
         table,

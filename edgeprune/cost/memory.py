@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from edgeprune.cost.blocks import Block, width_sites
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Precision
 from edgeprune.program.graph import ATEN, annotate, calls, value
 from edgeprune.sites import Sites
 from edgeprune.surgery.pieces import weights_of

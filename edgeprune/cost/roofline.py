@@ -19,7 +19,7 @@ from edgeprune.cost.memory import (
     working_set_bytes,
 )
 from edgeprune.cost.table import CostTable, Transition
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Lowering, Precision
 from edgeprune.profile import Profile
 from edgeprune.program.graph import ATEN, annotate, is_call, shape
 from edgeprune.sites import Sites
@@ -31,16 +31,17 @@ COMPUTE_SHARE, BANDWIDTH_SHARE = 0.8, 0.5
 VIEWS = (ATEN.view, ATEN.reshape, ATEN.unsqueeze, ATEN.squeeze, ATEN.expand, ATEN.sym_size)
 
 
-def estimate_costs(sites: Sites, profile: Profile, precision: Precision) -> CostTable:
+def estimate_costs(sites: Sites, profile: Profile, lowering: Lowering) -> CostTable:
     """A table of the same form as a measured one, labelled "estimated", for one thread.
 
     Every operator takes the longer of its arithmetic at the fastest core's peak and its bytes at
-    the memory's bandwidth; linear layers count in the given precision, all else in fp32.
+    the memory's bandwidth; linear layers count in the lowering's precision, all else in fp32.
 
     Args:
         sites: of the dense program.
         profile: peak speeds and bandwidth of the device.
     """
+    precision = lowering.precision
     speed = _Speed(profile, precision)
     blocks = find_blocks(sites)
     costs = tuple(
@@ -56,7 +57,8 @@ def estimate_costs(sites: Sites, profile: Profile, precision: Precision) -> Cost
     fixed_ms = max(speed.ms(outside) / batch - closing, 0.0)
     table = CostTable(
         device=profile.name,
-        runtime=profile.runtime,
+        runtime=lowering.runtime,
+        delegate=lowering.delegate,
         versions={},
         precision=precision,
         threads=1,

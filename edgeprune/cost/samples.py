@@ -23,7 +23,7 @@ from edgeprune.devices.device import Device, Workload
 from edgeprune.devices.measurement import Measurement
 from edgeprune.errors import InputError
 from edgeprune.lower import lower_graph
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Lowering
 from edgeprune.program.graph import op_name, shape
 from edgeprune.program.program import Program
 
@@ -110,8 +110,8 @@ def measure_calmly(
     return found
 
 
-def samples_file(program: Program, device: Device, precision: Precision) -> Path:
-    """Where samples are kept: by graph (not weights), precision, device, versions and code."""
+def samples_file(program: Program, device: Device, lowering: Lowering) -> Path:
+    """Where samples are kept: by graph (not weights), lowering, device, versions and code."""
     state = device.state()
     calls = [
         (op_name(node), node.name, shape(node), str(node.args), str(node.kwargs))
@@ -122,7 +122,7 @@ def samples_file(program: Program, device: Device, precision: Precision) -> Path
     code = [path for room in rooms for path in sorted((package / room).glob("*.py"))]
     key = files.content_hash(
         calls,
-        precision,
+        vars(lowering),
         (device.name, state.cpu_model, state.threads),
         state.versions,
         [files.sha256_of(path) for path in code],
@@ -147,7 +147,7 @@ def _sample(body: dict[str, Any]) -> Sample:
 def take_samples(
     program: Program,
     device: Device,
-    precision: Precision,
+    lowering: Lowering,
     points: Sequence[Point],
     path: Path,
     known: Samples,
@@ -160,7 +160,7 @@ def take_samples(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-")))
         advance = stack.enter_context(progress("measuring costs", len(missing), "files"))
-        session = _Session(program, device, precision, folder)
+        session = _Session(program, device, lowering, folder)
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
             samples |= session.measure(batch, lambda name: advance(1, name))
@@ -172,10 +172,8 @@ def take_samples(
 class _Session:
     """The dense model lowered once, beside which every batch is timed."""
 
-    def __init__(
-        self, program: Program, device: Device, precision: Precision, folder: Path
-    ) -> None:
-        self.device, self.precision, self.folder = device, precision, folder
+    def __init__(self, program: Program, device: Device, lowering: Lowering, folder: Path) -> None:
+        self.device, self.lowering, self.folder = device, lowering, folder
         inputs = tuple(each[:1].contiguous() for each in program.example_inputs)
         self.dense = self._lowered(DENSE, (program.module, inputs))
 
@@ -208,8 +206,8 @@ class _Session:
 
     def _lowered(self, name: str, lowerable: Lowerable) -> Workload:
         module, inputs = lowerable
-        path = self.folder / f"{name}.pte"
-        files.write_bytes(path, lower_graph(module, inputs, self.precision).data)
+        path = self.folder / f"{name}{self.lowering.suffix}"
+        files.write_bytes(path, lower_graph(module, inputs, self.lowering).data)
         return Workload(name, path, inputs)
 
 

@@ -134,7 +134,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Predicts what a plan costs on one device, runtime and precision.
+    """Predicts what a plan costs on one device, runtime, delegate and precision.
 
     Attributes:
         device: its name, CPU and threads.
@@ -157,6 +157,7 @@ class CostTable:
 
     device: str
     runtime: str
+    delegate: str
     versions: dict[str, str]
     precision: str
     threads: int

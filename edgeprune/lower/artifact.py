@@ -1,20 +1,23 @@
-"""A lowered program as a file, and the runtimes that can make one."""
+"""A lowered program as a file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
-from edgeprune.errors import InputError
+import torch
+
+from edgeprune import files
 from edgeprune.lower.delegation import DelegationRow
+from edgeprune.lower.lowering import Lowering, lower_graph
 
 if TYPE_CHECKING:
     from edgeprune.program import Program
-
-Precision = Literal["fp32", "int8"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Artifact:
     """
 
     path: Path
-    runtime: str
-    precision: Precision
+    lowering: Lowering
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     delegation: tuple[DelegationRow, ...]
@@ -51,43 +53,37 @@ class Artifact:
     seconds: float
 
 
-Runtime: TypeAlias = "Callable[[Program, Path, Precision], Artifact]"
-RUNTIMES: dict[str, Runtime] = {}
-
-
-def register_runtime(name: str) -> Callable[[Runtime], Runtime]:
-    """Decorate ``lower(program, out, precision) -> Artifact`` to offer it under ``name``."""
-
-    def add(runtime: Runtime) -> Runtime:
-        if name in RUNTIMES:
-            raise ValueError(f"runtime {name!r} is registered twice: {RUNTIMES[name]}, {runtime}")
-        RUNTIMES[name] = runtime
-        return runtime
-
-    return add
-
-
-def lower(
-    program: Program,
-    out: str | os.PathLike[str],
-    precision: Precision = "fp32",
-    runtime: str = "executorch",
-) -> Artifact:
+def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> Artifact:
     """Lower ``program`` at batch 1 into the file ``out``, whole or not at all.
 
     The same program gives the same bytes.
 
-    Args:
-        precision: ``fp32``, or ``int8`` for dynamic per-channel int8 linear layers.
-        runtime: one of ``RUNTIMES``.
-
     Raises:
-        InputError: unknown precision or runtime; ``out`` cannot be written.
+        InputError: ``out`` cannot be written.
         EdgepruneError: the runtime's compiler refused the program.
     """
-    if precision not in get_args(Precision):
-        wanted = ", ".join(get_args(Precision))
-        raise InputError(f"got precision {precision!r}, wanted one of: {wanted}")
-    if runtime not in RUNTIMES:
-        raise InputError(f"got runtime {runtime!r}, wanted one of: {', '.join(sorted(RUNTIMES))}")
-    return RUNTIMES[runtime](program, Path(out), precision)
+    started = time.perf_counter()
+    out = Path(out)
+    exported = program.export(batch=1)
+    inputs = tuple(example[:1].contiguous() for example in program.example_inputs)
+    lowered = lower_graph(exported.module(), inputs, lowering)
+    files.write_bytes(out, lowered.data)
+    return Artifact(
+        path=out,
+        lowering=lowering,
+        inputs=_specs(program.input_names, inputs),
+        outputs=_specs(program.output_names, lowered.outputs),
+        delegation=lowered.delegation,
+        delegated_nodes=lowered.delegated_nodes,
+        planned_memory_bytes=lowered.planned_memory_bytes,
+        size_bytes=len(lowered.data),
+        sha256=hashlib.sha256(lowered.data).hexdigest(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _specs(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in zip(names, tensors, strict=True)
+    )

@@ -36,8 +36,7 @@ def manifest(
     return {
         "plan": plan_hash,
         "profile": Path(profile).name,
-        "runtime": artifact.runtime,
-        "precision": artifact.precision,
+        **vars(artifact.lowering),
         "inputs": [asdict(spec) for spec in artifact.inputs],
         "outputs": [asdict(spec) for spec in artifact.outputs],
         "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),

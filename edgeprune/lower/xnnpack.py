@@ -11,10 +11,10 @@ import torch.fx.traceback
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch.fx import GraphModule, Node
 
-from edgeprune.lower.artifact import Precision
 from edgeprune.lower.attention import rewrite_attention
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.graph import propagate
+from edgeprune.lower.lowering import Lowering
 from edgeprune.lower.matmul import rewrite_matmul
 from edgeprune.lower.partition import RegionPartitioner
 from edgeprune.lower.quantise import quantise_dynamic
@@ -24,12 +24,12 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 def to_executorch(
-    module: torch.nn.Module, inputs: Tensors, precision: Precision
+    module: torch.nn.Module, inputs: Tensors, lowering: Lowering
 ) -> tuple[bytes, Tensors, tuple[DelegationRow, ...], int]:
     """The file's bytes, example outputs, delegation rows, and the planned arena in bytes."""
     graph = prepare(module, inputs)
     outputs = graph(*inputs)
-    if precision == "int8":
+    if lowering.precision == "int8":
         graph = quantise_dynamic(graph, inputs)
     partitioner = RegionPartitioner()
     with _short_provenance():

@@ -155,9 +155,7 @@ def _target(profile: Profile, search: Search) -> Target:
         name=profile.name,
         title=profile.title,
         soc=profile.soc,
-        runtime=profile.runtime,
-        delegate=profile.delegate,
-        precision=search.precision,
+        **vars(search.lowering),
         estimated=search.device is None,
         note=profile.lowering_note(),
         sources=tuple(

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from edgeprune import files
+from edgeprune.lower import Lowering
 from edgeprune.report import answer, figures, tables
 from edgeprune.report.picture import legend, picture, summary
 from edgeprune.report.schema import Report
@@ -73,7 +74,8 @@ def render(report: Report) -> str:
 def _subtitle(report: Report) -> str:
     target = report.target
     name = target.title if target.soc in target.title else f"{target.title} ({target.soc})"
-    words = [name, f"{target.runtime} + {target.delegate}", target.precision]
+    lowering = Lowering(target.precision, target.runtime, target.delegate)  # type: ignore[arg-type]
+    words = [name, str(lowering)]
     if target.estimated:
         words.append("costs are estimated, none was measured")
     if target.note:

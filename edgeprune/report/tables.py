@@ -142,7 +142,7 @@ def delegation(report: Report) -> str:
     share = percent(found.delegated, found.operators)
     text = (
         f"{found.delegated} of {found.operators} operators of the pruned file ({share}) run in "
-        f"{report.target.delegate}."
+        "delegates."
     )
     rows = [(f"{why.count}", _long(why.op), _long(why.reason)) for why in found.why_not]
     return f"<p>{escape(text)}</p>" + (

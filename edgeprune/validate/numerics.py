@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from edgeprune.devices import Device
 from edgeprune.errors import EdgepruneError
 from edgeprune.lower import Artifact, lower
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower.lowering import Precision
 from edgeprune.program import Program
 from edgeprune.program.program import as_tuple
 from edgeprune.surgery.selections import find_selections, scores_of, with_selections
@@ -100,10 +100,10 @@ def check_numerics(
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
             path = Path(folder, f"probe{artifact.path.suffix}")
             probe = with_selections(recovered)
-            lower(probe, path, artifact.precision, artifact.runtime)
+            lower(probe, path, artifact.lowering)
             with device.predictor(path) as predict:
                 selections = _run(predict, inputs)[len(recovered.output_names) :]
-    return compare(recovered, inputs, outputs, selections, artifact.precision)
+    return compare(recovered, inputs, outputs, selections, artifact.lowering.precision)
 
 
 def compare(

@@ -19,8 +19,11 @@ from edgeprune.cost.samples import (
     take_samples,
 )
 from edgeprune.devices import DeviceState, Measurement, connect
+from edgeprune.lower import Lowering
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery.pieces import chain
+
+INT8 = Lowering("int8")
 
 STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
 
@@ -60,12 +63,12 @@ def test_a_stopped_measurement_goes_on_where_it_was(
 
     with connect("local") as device:
         with pytest.raises(KeyboardInterrupt):
-            take_samples(sites.program, device, "int8", points(stop=True), path, {})
+            take_samples(sites.program, device, INT8, points(stop=True), path, {})
         kept = read_samples(path)
         assert list(kept) == ["first"]
-        found = take_samples(sites.program, device, "int8", points(stop=False), path, kept)
+        found = take_samples(sites.program, device, INT8, points(stop=False), path, kept)
         assert built == ["first", "second"]
-        again = take_samples(sites.program, device, "int8", points(stop=True), path, found)
+        again = take_samples(sites.program, device, INT8, points(stop=True), path, found)
     assert again == found == read_samples(path)
     assert found["first"].peak_memory_mb and found["second"].peak_memory_mb is None
     assert found["first"].ratio > 0 and found["first"].working_set_bytes > 8 * 64 * 4
@@ -78,10 +81,10 @@ def test_samples_are_kept_by_shape_and_precision_not_by_weights(sites: Sites) ->
     for weight in reweighted.module.parameters():
         weight.data += 1
     with connect("local") as device:
-        path = samples_file(sites.program, device, "int8")
-        assert samples_file(reweighted, device, "int8") == path
-        assert samples_file(sites.program, device, "fp32") != path
-        assert samples_file(other.program, device, "int8") != path
+        path = samples_file(sites.program, device, INT8)
+        assert samples_file(reweighted, device, INT8) == path
+        assert samples_file(sites.program, device, Lowering("fp32")) != path
+        assert samples_file(other.program, device, INT8) != path
 
 
 def test_an_unreadable_file_of_samples_counts_as_none(tmp_path: Path) -> None:

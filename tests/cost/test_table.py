@@ -19,6 +19,7 @@ from edgeprune.cost.plans import anchor_plans, selection_plans
 from edgeprune.cost.samples import Sample, Samples
 from edgeprune.cost.table import Grid, walk
 from edgeprune.errors import InputError
+from edgeprune.lower import Lowering
 from edgeprune.plan import Plan, check_plan
 from edgeprune.profile import load_profile
 from edgeprune.program import capture
@@ -36,7 +37,7 @@ def sites() -> Sites:
 
 @pytest.fixture(scope="module")
 def estimated(sites: Sites) -> CostTable:
-    return estimate_costs(sites, load_profile("pixel8"), "int8")
+    return estimate_costs(sites, load_profile("pixel8"), Lowering("int8"))
 
 
 def true_ms(block: Block, units: float, tokens: int) -> float:
@@ -77,7 +78,7 @@ def made_up_samples(sites: Sites) -> Samples:
 @pytest.fixture(scope="module")
 def fitted(sites: Sites) -> CostTable:
     samples = made_up_samples(sites)
-    return fit_table(sites, find_blocks(sites), anchor_plans(sites, 0), samples, "int8")
+    return fit_table(sites, find_blocks(sites), anchor_plans(sites, 0), samples, Lowering("int8"))
 
 
 def test_alike_sub_layers_are_one_block(sites: Sites) -> None:
@@ -167,7 +168,7 @@ def test_an_estimate_is_labelled_one(estimated: CostTable, fitted: CostTable) ->
 
 
 def test_a_faster_device_is_estimated_to_be_faster(sites: Sites, estimated: CostTable) -> None:
-    slow = estimate_costs(sites, load_profile("raspberrypi4"), "int8")
+    slow = estimate_costs(sites, load_profile("raspberrypi4"), Lowering("int8"))
     assert slow.dense_ms > estimated.dense_ms > 0
 
 
@@ -201,7 +202,7 @@ def test_random_plans_are_valid_repeatable_and_over_all_axes(sites: Sites) -> No
 
 def test_random_plans_of_a_convolutional_net_have_a_price() -> None:
     found = find_sites(program("convolutional"))
-    table = estimate_costs(found, load_profile("pixel8"), "int8")
+    table = estimate_costs(found, load_profile("pixel8"), Lowering("int8"))
     plans = [random_plan(found, np.random.default_rng(seed), 0.5) for seed in range(20)]
     assert any(plan.kept for plan in plans)
     for plan in plans:
@@ -227,7 +228,7 @@ def test_weights_that_layers_share_stay_until_the_last_of_them_goes() -> None:
 
     shared = find_sites(capture(Albert().eval(), (torch.randint(0, 50, (2, 8)),)))
     assert len(shared.residuals) == 8
-    table = estimate_costs(shared, load_profile("pixel8"), "fp32")
+    table = estimate_costs(shared, load_profile("pixel8"), Lowering())
     whole = sum(t.numel() * 4 for t in shared.program.tensors.values()) / 2**20
     assert table.fixed_weight_mb > 0
     for removed in ({}, {shared.residuals[2].name: ()}):

@@ -30,7 +30,7 @@ from edgeprune.devices import (
 )
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.lower import lower_graph
+from edgeprune.lower import Lowering, lower_graph
 
 WIDTH = 256
 
@@ -45,7 +45,7 @@ def model() -> nn.Module:
 def workload(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Workload:
     path = tmp_path_factory.mktemp("lowered") / "model.pte"
     inputs = (torch.randn(1, WIDTH),)
-    path.write_bytes(lower_graph(model, inputs).data)
+    path.write_bytes(lower_graph(model, inputs, Lowering()).data)
     return Workload("model", path, inputs)
 
 
@@ -86,7 +86,7 @@ def test_a_model_with_two_outputs_predicts_both(tmp_path: Path) -> None:
             return x + y, x * y
 
     path, x, y = tmp_path / "two.pte", torch.randn(3, 4), torch.randn(3, 4)
-    path.write_bytes(lower_graph(Two(), (x[:1], y[:1])).data)
+    path.write_bytes(lower_graph(Two(), (x[:1], y[:1]), Lowering()).data)
     with connect("local") as device, device.predictor(path) as predict:
         added, multiplied = predict((x, y))
     torch.testing.assert_close(added, x + y)

@@ -20,18 +20,18 @@ from torch.fx.graph_module import _loader
 
 from edgeprune.devices import connect
 from edgeprune.errors import EdgepruneError
-from edgeprune.lower import Lowered, lower_graph, write_delegation
+from edgeprune.lower import Lowered, Lowering, lower_graph, write_delegation
 from edgeprune.lower.partition import regions
 
 
 @pytest.fixture(scope="module")
 def fp32() -> Lowered:
-    return lower_graph(encoder(), encoder_inputs(), "fp32")
+    return lower_graph(encoder(), encoder_inputs(), Lowering())
 
 
 @pytest.fixture(scope="module")
 def int8() -> Lowered:
-    return lower_graph(encoder(), encoder_inputs(), "int8")
+    return lower_graph(encoder(), encoder_inputs(), Lowering("int8"))
 
 
 def outputs(lowered: Lowered, folder: Path) -> Tensor:
@@ -65,9 +65,9 @@ def test_another_process_lowers_to_the_same_bytes(
     here = hashlib.sha256(request.getfixturevalue(precision).data).hexdigest()
     script = (
         "import hashlib\n"
-        "from edgeprune.lower import lower_graph\n"
+        "from edgeprune.lower import Lowering, lower_graph\n"
         "from lower_blocks import encoder, encoder_inputs\n"
-        f"data = lower_graph(encoder(), encoder_inputs(), {precision!r}).data\n"
+        f"data = lower_graph(encoder(), encoder_inputs(), Lowering({precision!r})).data\n"
         "print(hashlib.sha256(data).hexdigest())\n"
     )
     there = subprocess.run(
@@ -106,7 +106,7 @@ def test_a_refused_node_carries_xnnpacks_own_words() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(1)
 
-    rows = lower_graph(Mean(), (torch.randn(1, 4, 8),)).delegation
+    rows = lower_graph(Mean(), (torch.randn(1, 4, 8),), Lowering()).delegation
     assert [row.why_not for row in rows] == [
         "mean.dim only supports averaging 4D tensors, got tensor of rank 3"
     ]
@@ -114,7 +114,7 @@ def test_a_refused_node_carries_xnnpacks_own_words() -> None:
 
 def test_sublayers_with_a_mask_input_lower_alone() -> None:
     inputs = (torch.randn(1, TOKENS, WIDTH), torch.zeros(1, 1, 1, TOKENS))
-    lowered = lower_graph(Block(heads=3, ffn=40).eval(), inputs, "int8")
+    lowered = lower_graph(Block(heads=3, ffn=40).eval(), inputs, Lowering("int8"))
     assert lowered.delegated_nodes > 0
     assert lowered.planned_memory_bytes >= 4 * TOKENS * WIDTH
 
@@ -125,7 +125,7 @@ def test_a_module_that_cannot_be_exported_says_why_in_one_line() -> None:
             return x * 2 if x.sum() > 0 else x
 
     with pytest.raises(EdgepruneError, match="cannot lower this program at fp32") as caught:
-        lower_graph(Branching(), (torch.randn(1, 4),))
+        lower_graph(Branching(), (torch.randn(1, 4),), Lowering())
     assert "\n" not in str(caught.value)
     assert caught.value.detail
 
@@ -134,7 +134,7 @@ def test_lowering_prints_nothing_and_leaves_logging_as_it_was(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     root, level = list(logging.getLogger().handlers), logging.getLogger("torch").level
-    lower_graph(nn.Linear(4, 4), (torch.randn(1, 4),))
+    lower_graph(nn.Linear(4, 4), (torch.randn(1, 4),), Lowering())
     assert capfd.readouterr() == ("", "")
     assert list(logging.getLogger().handlers) == root
     assert logging.getLogger("torch").level == level
@@ -161,8 +161,8 @@ def test_nothing_of_a_graph_is_kept_once_it_is_lowered() -> None:
         gc.collect()
         return sum(isinstance(o, (torch.fx.GraphModule, ExportedProgram)) for o in gc.get_objects())
 
-    lower_graph(encoder(), encoder_inputs(), "int8")
+    lower_graph(encoder(), encoder_inputs(), Lowering("int8"))
     before, sources = kept(), len(_loader.eval_cache)
-    lower_graph(encoder(), encoder_inputs(), "int8")
+    lower_graph(encoder(), encoder_inputs(), Lowering("int8"))
     assert kept() == before
     assert len(_loader.eval_cache) == sources

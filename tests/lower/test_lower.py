@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from edgeprune import files
 from edgeprune.devices import connect
 from edgeprune.errors import InputError
-from edgeprune.lower import lower, register_runtime
+from edgeprune.lower import Lowering, lower, register_runtime
 from edgeprune.program import Program
 
 
@@ -36,7 +36,7 @@ def program() -> Program:
 def test_an_artifact_describes_the_file_it_comes_with(
     program: Program, precision: str, tmp_path: Path
 ) -> None:
-    artifact = lower(program, tmp_path / "model.pte", precision)  # type: ignore[arg-type]
+    artifact = lower(program, tmp_path / "model.pte", Lowering(precision))  # type: ignore[arg-type]
     assert artifact.sha256 == files.sha256_of(artifact.path)
     assert artifact.size_bytes == artifact.path.stat().st_size
     assert [(spec.name, spec.dtype) for spec in artifact.inputs] == [
@@ -46,11 +46,11 @@ def test_an_artifact_describes_the_file_it_comes_with(
     assert [(spec.name, spec.shape) for spec in artifact.outputs] == [("embedding", (1, WIDTH))]
     assert artifact.delegated_nodes > len(artifact.delegation) / 2
     assert artifact.planned_memory_bytes > 0
-    assert artifact.precision == precision
+    assert artifact.lowering.precision == precision
 
 
 def test_a_lowered_program_scores_as_the_program_does(program: Program, tmp_path: Path) -> None:
-    artifact = lower(program, tmp_path / "model.pte")
+    artifact = lower(program, tmp_path / "model.pte", Lowering())
     batch = encoder_inputs(rows=9, seed=3)
     with connect("local") as device, device.predictor(artifact.path) as predict:
         got = predict(batch)
@@ -60,17 +60,17 @@ def test_a_lowered_program_scores_as_the_program_does(program: Program, tmp_path
 def test_an_unwritable_folder_leaves_nothing(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write here"):
-        lower(program, tmp_path / "file" / "model.pte")
+        lower(program, tmp_path / "file" / "model.pte", Lowering())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_unknown_runtimes_and_precisions_list_what_exists(program: Program, tmp_path: Path) -> None:
+def test_unknown_runtimes_and_precisions_list_what_exists() -> None:
     with pytest.raises(InputError, match="got runtime 'abacus', wanted one of: .*executorch"):
-        lower(program, tmp_path / "model.pte", runtime="abacus")
+        Lowering(runtime="abacus")
     with pytest.raises(InputError, match="got precision 'int3', wanted one of: fp32, int8"):
-        lower(program, tmp_path / "model.pte", "int3")  # type: ignore[arg-type]
+        Lowering("int3")  # type: ignore[arg-type]
 
 
 def test_a_runtime_registers_once() -> None:
     with pytest.raises(ValueError, match="registered twice"):
-        register_runtime("executorch")(lambda program, out, precision: pytest.fail("never run"))
+        register_runtime("executorch", ".pte")(lambda *call: pytest.fail("never run"))

@@ -11,6 +11,7 @@ import pytest
 
 from edgeprune import files
 from edgeprune.lower.artifact import Artifact, TensorSpec
+from edgeprune.lower.lowering import Lowering
 from edgeprune.lower.manifest import manifest, write_manifest
 
 
@@ -20,8 +21,7 @@ def artifact(tmp_path: Path) -> Artifact:
     path.write_bytes(b"model")
     return Artifact(
         path=path,
-        runtime="executorch",
-        precision="int8",
+        lowering=Lowering("int8"),
         inputs=(TensorSpec("ids", (1, 128), "int64"),),
         outputs=(TensorSpec("embedding", (1, 384), "float32"),),
         delegation=(),

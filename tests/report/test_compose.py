@@ -13,7 +13,7 @@ from edgeprune.budget import Budget
 from edgeprune.candidates import Candidate, Correction, Round, SearchResult
 from edgeprune.devices import DeviceState, Measurement, OperatorTime
 from edgeprune.formulate import damage_of, formulate, plan_of
-from edgeprune.lower import Artifact
+from edgeprune.lower import Artifact, Lowering
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.profile import load_profile
 from edgeprune.report import Report, compose
@@ -30,7 +30,7 @@ STATE = DeviceState("ssh:anna@phone", "a CPU", None, None, None, None, None, Non
 
 @pytest.fixture(scope="module")
 def search() -> Search:
-    return estimated_search(DigitsVit(), "int8")
+    return estimated_search(DigitsVit(), Lowering("int8"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from signs import Signs
 
 from edgeprune.devices import Device, connect
-from edgeprune.lower import Artifact, lower
+from edgeprune.lower import Artifact, Lowering, lower
 from edgeprune.plan import Plan
 from edgeprune.program import Program, capture
 from edgeprune.sites import find_sites
@@ -48,17 +48,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dense_file(dense: Program, folder: Path) -> Artifact:
-    return lower(dense, folder / "dense.pte")
+    return lower(dense, folder / "dense.pte", Lowering())
 
 
 @pytest.fixture(scope="session")
 def slim_file(slim: Program, folder: Path) -> Artifact:
-    return lower(slim, folder / "slim.pte")
+    return lower(slim, folder / "slim.pte", Lowering())
 
 
 @pytest.fixture(scope="session")
 def short_file(short: Program, folder: Path) -> Artifact:
-    return lower(short, folder / "short.pte")
+    return lower(short, folder / "short.pte", Lowering())
 
 
 @pytest.fixture(scope="session")

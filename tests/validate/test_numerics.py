@@ -12,8 +12,7 @@ from signs import TOKENS, Signs, changed, texts
 from torch import Tensor, nn
 
 from edgeprune.devices import Device
-from edgeprune.lower import Artifact, lower
-from edgeprune.lower.artifact import Precision
+from edgeprune.lower import Artifact, Lowering, Precision, lower
 from edgeprune.program import Program, capture
 from edgeprune.surgery.selections import find_selections, scores_of, with_selections
 from edgeprune.task import Batch
@@ -81,7 +80,10 @@ def test_a_file_of_another_program_does_not(
 ) -> None:
     for other, artifact in (
         (changed(short, "output.dense.weight", 0.001), short_file),
-        (changed(short, "output.dense.weight", 0.2), replace(short_file, precision="int8")),
+        (
+            changed(short, "output.dense.weight", 0.2),
+            replace(short_file, lowering=Lowering("int8")),
+        ),
     ):
         assert not check_numerics(artifact, device, other, task.calibration()).outputs_agree
 
@@ -90,7 +92,7 @@ def test_int8_agrees_given_the_tokens_it_keeps(
     slim: Program, folder: Path, task: Signs, device: Device
 ) -> None:
     close = nearly_tied(slim)
-    file = lower(close, folder / "close.pte", "int8")
+    file = lower(close, folder / "close.pte", Lowering("int8"))
     numerics = check_numerics(file, device, close, task.calibration())
     assert numerics.near_ties
     assert numerics.outputs_agree and numerics.selections_agree
