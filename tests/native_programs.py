@@ -17,10 +17,22 @@ from pathlib import Path
 
 from edgeprune import files
 from edgeprune.cache import cache_dir
-from edgeprune.kernels.build import compile_jobs, sources
+from edgeprune.kernels.build import kernel_jobs
 from edgeprune.kernels.targets import TARGETS, Target, host_target
 
 NATIVE = Path(__file__).parent / "native"
+BACKENDS = NATIVE.parents[1] / "backends"
+# As ExecuTorch's wheel was built; the last, because a std::variant of it is laid out as in GNU's
+# C++ library.
+EXECUTORCH_DEFINES = (
+    *("C10_USING_CUSTOM_GENERATED_MACROS", "ET_EVENT_TRACER_ENABLED"),
+    "_LIBCPP_ABI_VARIANT_INDEX_TYPE_OPTIMIZATION",
+)
+# The operators and XNNPACK register themselves when they are loaded: nothing names them.
+EXECUTORCH_LIBRARIES = (
+    *("executorch", "executorch_kernels_optimized", "executorch_kernels_quantized"),
+    *("executorch_backend_xnnpack", "executorch_threadpool"),
+)
 HARNESSES = sorted(path.stem for path in NATIVE.glob("fuzz_*.cc") if path.stem != "fuzz_main")
 UNDEFINED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 
@@ -73,26 +85,48 @@ def fuzzing(clang: str) -> Toolchain:
 
 def arm(*flags: str) -> Toolchain:
     """For 64-bit Arm: static executables, the kernels as production has them but for ``flags``."""
-    zig = (sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl")
-    return Toolchain((*zig, *flags), TARGETS["aarch64-linux"], (), ("-O2", "-static"))
+    command = (*zig("aarch64-linux-musl"), *flags)
+    return Toolchain(command, TARGETS["aarch64-linux"], (), ("-O2", "-static"))
+
+
+def zig(triple: str) -> tuple[str, ...]:
+    """The compiler for another machine."""
+    return (sys.executable, "-m", "ziglang", "c++", "-target", triple)
 
 
 def compiled(program: str, toolchain: Toolchain) -> Path:
     """``kernels_test`` or a harness, compiled if it is not in the cache yet."""
-    cache = cache_dir() / "native"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        objects = [_object(job, toolchain) for job in compile_jobs(toolchain.target)]
-        flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{sources().parent}")
-        inputs = [*_sources_of(program, toolchain), sources() / "reference.cc", *objects]
-        return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain)
+    objects = [_object(job, toolchain) for job in kernel_jobs(toolchain.target)]
+    flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{BACKENDS}")
+    inputs = [*_sources_of(program, toolchain), BACKENDS / "kernels" / "reference.cc", *objects]
+    return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
+
+
+def compiled_runner(command: tuple[str, ...], executorch: Path) -> Path:
+    """backends/runner, compiled if it is not in the cache yet.
+
+    Args:
+        command: the compiler, and for which machine.
+        executorch: the package of that name out of the wheel for that machine.
+    """
+    include = executorch / "include"
+    folders = (include, include / "executorch" / "runtime" / "core" / "portable_type" / "c10")
+    library = executorch / "lib"
+    arguments = (
+        *("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"),
+        *(f"-D{define}" for define in EXECUTORCH_DEFINES),
+        *(flag for folder in folders for flag in ("-isystem", str(folder))),
+        *(str(BACKENDS / "runner" / "runner.cc"), f"-L{library}", "-Wl,--no-as-needed"),
+        *(f"-l{name}" for name in EXECUTORCH_LIBRARIES),
+        *("-Wl,--as-needed", "-ldl", f"-Wl,-rpath,{library}", "-Wl,--allow-shlib-undefined"),
+    )
+    return _made(arguments, command)
 
 
 def kernels_of(target: Target) -> dict[str, tuple[str, ...]]:
     """``family:kernel`` -> its flags, of every kernel that is compiled for the target."""
     found = {}
-    for *flags, source in compile_jobs(target):
+    for *flags, source in kernel_jobs(target):
         for flag in flags:
             if flag.startswith("-DEP_ISA="):
                 found[f"{Path(source).stem}:{flag.removeprefix('-DEP_ISA=')}"] = tuple(flags)
@@ -144,7 +178,7 @@ def _sources_of(program: str, toolchain: Toolchain) -> Iterator[Path]:
 
 def _object(job: tuple[str, ...], toolchain: Toolchain) -> Path:
     flags = [flag for flag in job if not _clang_only(flag, toolchain)]
-    return _made((*flags[:-1], *toolchain.kernel_flags, flags[-1]), toolchain)
+    return _made((*flags[:-1], *toolchain.kernel_flags, flags[-1]), toolchain.command)
 
 
 def _clang_only(flag: str, toolchain: Toolchain) -> bool:
@@ -152,16 +186,20 @@ def _clang_only(flag: str, toolchain: Toolchain) -> bool:
     return flag.startswith("-ffp-contract=") and toolchain.command[0].endswith("g++")
 
 
-def _made(arguments: tuple[str, ...], toolchain: Toolchain) -> Path:
+def _made(arguments: tuple[str, ...], command: tuple[str, ...]) -> Path:
     """The output of one compiler run, under a hash of all that goes into it."""
-    read = [*sources().parent.rglob("*"), *NATIVE.glob("*")]
+    read = [*BACKENDS.rglob("*"), *NATIVE.glob("*")]
     held = [(str(file), files.sha256_of(file)) for file in sorted(read) if file.is_file()]
-    key = files.content_hash(held, toolchain.command, arguments)
+    key = files.content_hash(held, command, arguments)
     path = cache_dir() / "native" / key
-    if not path.exists():
-        command = [*toolchain.command, *arguments, "-o"]
-        files.write_atomic(path, lambda temporary: _run([*command, str(temporary)]))
-        path.chmod(0o755)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two test processes want the same files at once.
+    with (path.parent / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not path.exists():
+            whole = [*command, *arguments, "-o"]
+            files.write_atomic(path, lambda temporary: _run([*whole, str(temporary)]))
+            path.chmod(0o755)
     return path
 
 

@@ -60,7 +60,7 @@ def _key(target: Target) -> str:
 
 
 def _compile(name: str, target: Target, library: Path) -> None:
-    jobs = list(compile_jobs(target))
+    jobs = list(kernel_jobs(target))
     with (
         tempfile.TemporaryDirectory() as folder,
         console.progress(f"compiling kernels for {name}", len(jobs) + 1, "files") as advance,
@@ -75,7 +75,7 @@ def _compile(name: str, target: Target, library: Path) -> None:
         advance(note=LIBRARY)
 
 
-def compile_jobs(target: Target) -> Iterator[tuple[str, ...]]:
+def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object, its source the last."""
     folder = sources()
     for kernel, flags in target.kernels.items():
