@@ -98,7 +98,8 @@ def compiled(program: str, toolchain: Toolchain) -> Path:
     """``kernels_test`` or a harness, compiled if it is not in the cache yet."""
     objects = [_object(job, toolchain) for job in kernel_jobs(toolchain.target)]
     flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{BACKENDS}")
-    inputs = [*_sources_of(program, toolchain), BACKENDS / "kernels" / "reference.cc", *objects]
+    shared = (BACKENDS / "kernels" / "reference.cc", BACKENDS / "region" / "region.cc")
+    inputs = [*_sources_of(program, toolchain), *shared, *objects]
     return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
 
 
