@@ -191,7 +191,7 @@ def _made(arguments: tuple[str, ...], command: tuple[str, ...]) -> Path:
     read = [*BACKENDS.rglob("*"), *NATIVE.glob("*")]
     held = [(str(file), files.sha256_of(file)) for file in sorted(read) if file.is_file()]
     key = files.content_hash(held, command, arguments)
-    path = cache_dir() / "native" / key
+    path = cache_dir() / "native" / (f"{key}.o" if "-c" in arguments else key)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two test processes want the same files at once.
     with (path.parent / "lock").open("w") as stream:
