@@ -1,8 +1,10 @@
-// What slim attention computes, said plainly and in double precision. It may use libc: only tests
-// compile it.
+// What the kernels compute, said plainly and in double precision. They may use libc: only tests
+// compile them.
 #include <math.h>
 #include <stdlib.h>
 
+#include "layer_norm.h"
+#include "linear_int8.h"
 #include "slim_attention.h"
 
 extern "C" void ep_attention_reference(const EpAttention* a) {
@@ -42,4 +44,41 @@ extern "C" void ep_attention_reference(const EpAttention* a) {
   for (int64_t n = 0; a->received && n < (int64_t)a->batch * a->keys; ++n)
     a->received[n] = received[n];
   free(received);
+}
+
+extern "C" void ep_linear_reference(const EpLinear* a, const int8_t* weights, const float* scales,
+                                    const float* bias) {
+  for (int64_t r = 0; r < a->rows; ++r) {
+    const float* x = (const float*)a->quantised + r * a->in;
+    float low = 0, high = 0;
+    for (int k = 0; k < a->in; ++k) low = fminf(low, x[k]), high = fmaxf(high, x[k]);
+    const float scale = high * (1.0f / 255) - low * (1.0f / 255);
+    const float factor = scale > 1e-36f ? 1.0f / scale : 0.0f;
+    const int zero = (int)(0.5f - low * factor);
+    for (int64_t o = 0; o < a->out; ++o) {
+      int64_t sum = 0;
+      for (int k = 0; k < a->in; ++k)
+        sum += (fmin(rintf(x[k] * factor) + zero, 255) - zero) * weights[o * a->in + k];
+      double y = (double)sum * scale * scales[o] + (bias ? bias[o] : 0);
+      if (a->activation == EP_RELU) y = fmax(y, 0);
+      if (a->activation == EP_GELU) y *= 0.5 * erfc(-y / sqrt(2.0));
+      a->y[r * a->out + o] = y;
+    }
+  }
+}
+
+extern "C" void ep_norm_reference(const EpNorm* a) {
+  for (int64_t start = 0; start < (int64_t)a->rows * a->width; start += a->width) {
+    double mean = 0, variance = 0;
+    for (int pass = 0; pass < 3; ++pass)
+      for (int64_t i = start; i < start + a->width; ++i) {
+        const double s = (double)a->x[i] + (a->residual ? a->residual[i] : 0);
+        if (pass == 0) mean += s / a->width;
+        if (pass == 1) variance += (s - mean) * (s - mean) / a->width;
+        if (pass < 2) continue;
+        const double y = (s - mean) / sqrt(variance + a->eps);
+        a->out[i] = y * a->weight[i - start] + a->bias[i - start];
+        if (a->sum) a->sum[i] = s;
+      }
+  }
 }

@@ -9,12 +9,9 @@
 //   mix    rows x head_dim outer products over keys, divided by the sum
 #include "slim_attention.h"
 
-#include "vector.h"
+#include "kernel.h"
 
 namespace {
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 20")
 
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kNothing = -__builtin_huge_valf();
@@ -24,10 +21,6 @@ constexpr int kRows = kRegisters == 32 ? 8 : 6;
 constexpr int kPanel = kVectors * kLanes;
 // Keys added up in a row before their sum joins the others: 1,000 at once lose 2.3e-6.
 constexpr int kSummed = 128;
-
-INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
-INLINE int round_up(int a, int b) { return ceil_div(a, b) * b; }
-INLINE int smaller(int a, int b) { return a < b ? a : b; }
 
 // One head's workspace; ``keys`` and ``dim`` are padded to whole vectors.
 struct Head {
@@ -329,11 +322,6 @@ int64_t peak(int64_t rounds) {
 }
 
 }  // namespace
-
-#define EP_STRING_OF(text) #text
-#define EP_STRING(text) EP_STRING_OF(text)
-#define EP_JOIN_OF(a, b) a##b
-#define EP_JOIN(a, b) EP_JOIN_OF(a, b)
 
 extern "C" const EpAttentionKernel EP_JOIN(ep_attention_, EP_ISA) = {
     EP_STRING(EP_ISA), kLanes, steps_of, workspace_of, run, peak};

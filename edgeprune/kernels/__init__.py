@@ -2,6 +2,18 @@
 
 from edgeprune.kernels.attention import SlimAttention, kernel_named
 from edgeprune.kernels.build import build_kernels
+from edgeprune.kernels.linear import QuantisedLinear, linear_kernel_named
+from edgeprune.kernels.norm import layer_norm, norm_kernel_named
 from edgeprune.kernels.targets import TARGETS, host_target
 
-__all__ = ["TARGETS", "SlimAttention", "build_kernels", "host_target", "kernel_named"]
+__all__ = [
+    "TARGETS",
+    "QuantisedLinear",
+    "SlimAttention",
+    "build_kernels",
+    "host_target",
+    "kernel_named",
+    "layer_norm",
+    "linear_kernel_named",
+    "norm_kernel_named",
+]

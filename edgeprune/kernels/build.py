@@ -20,7 +20,7 @@ LIBRARY = "libedgeprune_kernels.so"
 # Kernels own no state and call nothing: no exceptions, no types at run time, no errno.
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-nostdinc++"),
-    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=fast-honor-pragmas", "-fno-math-errno"),
     *("-Wall", "-Wextra", "-Werror"),
 )
 
@@ -78,9 +78,13 @@ def _compile(name: str, target: Target, library: Path) -> None:
 def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object, its source the last."""
     folder = sources()
-    for kernel, flags in target.kernels.items():
-        source = str(folder / "slim_attention.cc")
-        yield (*FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", source)
+    for source, kernels in (
+        ("slim_attention.cc", target.kernels),
+        ("layer_norm.cc", target.kernels),
+        ("linear_int8.cc", target.linear),
+    ):
+        for kernel, flags in kernels.items():
+            yield (*FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", str(folder / source))
     yield (*FLAGS, "-c", str(folder / "dispatch.cc"))
 
 
