@@ -54,7 +54,6 @@ static inline __attribute__((always_inline)) void each_vector(int count, Step st
   for (; at < count; at += kLanes) step(at, count - at, 0);
 }
 
-
 static inline VecInt iota() {
   VecInt result;
   for (int i = 0; i < kLanes; ++i) result[i] = i;
@@ -92,9 +91,7 @@ static inline Vec sum(Vec x) {
   if constexpr (kHalf > 1) return sum<kHalf / 2>(x);
   return x;
 }
-static inline bool any(VecInt condition) {
-  return sum(select(condition, splat(1), Vec{}))[0] != 0;
-}
+static inline bool any(VecInt condition) { return sum(select(condition, splat(1), Vec{}))[0] != 0; }
 
 // kCount floats, 4 or kLanes of them, again and again.
 template <int... kLane>
