@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from edgeprune.cache import cache_dir
 from edgeprune.errors import EdgepruneError
 
 FREE_DISK_MB = 2000
+USUAL_RUNTIME = "executorch"
 PYTHONS = ((3, 11), (3, 12))
 # torch first and alone: its CPU wheel.
 INSTALL = "pip install torch==2.13.0 && pip install 'edgeprune[tasks]'"
@@ -44,11 +45,14 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything, quick things first; the last one lowers and runs a tiny model."""
+    """Look at everything, quick things first; last a tiny model is lowered and run everywhere."""
     findings = [_python(), _system(), *_packages(), _cores(), _cache(), _disk()]
     yield from findings
     if all(finding.ok for finding in findings if finding.needed):
-        yield _runtime()
+        from edgeprune.lower import RUNTIMES
+
+        for name in RUNTIMES:
+            yield _runtime(name)
 
 
 def pins() -> dict[str, tuple[str, str]]:
@@ -65,8 +69,8 @@ def pins() -> dict[str, tuple[str, str]]:
         wanted = project["dependencies"] + [
             f'{each}; extra == "{extra}"' for extra in extras for each in extras[extra]
         ]
-    here = (sys.platform, platform.machine())
-    meant = (w for w in wanted if "sys_platform" not in w or all(word in w for word in here))
+    here = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
+    meant = (w for w in wanted if all(value in w for key, value in here.items() if key in w))
     found = [match for each in meant if (match := _PIN.match(each))]
     return {match[1]: (match[2], match[3] or "") for match in found}
 
@@ -133,19 +137,17 @@ def _disk() -> Finding:
     return Finding("disk", ok, found, needed=False, remedy=remedy)
 
 
-def _runtime() -> Finding:
+def _runtime(name: str) -> Finding:
     """A linear layer through the whole chain: lowered, loaded in a worker process, run."""
-    return _tried("runtime", _lower_and_run)
-
-
-def _tried(name: str, attempt: Callable[[], str]) -> Finding:
+    needed = name == USUAL_RUNTIME
     try:
-        return Finding(name, True, attempt())
+        return Finding(f"runtime {name}", True, _lower_and_run(name), needed)
     except (EdgepruneError, ImportError, OSError) as error:
-        return Finding(name, False, str(error).splitlines()[0], remedy=INSTALL)
+        found = str(error).splitlines()[0]
+        return Finding(f"runtime {name}", False, found, needed, INSTALL if needed else "")
 
 
-def _lower_and_run() -> str:
+def _lower_and_run(runtime: str) -> str:
     import torch
 
     from edgeprune.devices import connect
@@ -153,11 +155,12 @@ def _lower_and_run() -> str:
 
     layer, example = torch.nn.Linear(8, 4).eval(), torch.ones(1, 8)
     with tempfile.TemporaryDirectory() as folder, connect("local") as device:
-        path = Path(folder, "tiny.pte")
-        path.write_bytes(lower_graph(layer, (example,), Lowering()).data)
+        lowering = Lowering(runtime=runtime)
+        path = Path(folder, f"tiny{lowering.suffix}")
+        path.write_bytes(lower_graph(layer, (example,), lowering).data)
         with device.predictor(path) as predict, torch.no_grad():
             answer = predict((example,))
             error = float((answer - layer(example)).abs().max())  # type: ignore[operator]
     if error > 1e-5:
         raise EdgepruneError(f"a lowered linear layer is off by {error:.2g}")
-    return "lowered and ran a linear layer through executorch with XNNPACK"
+    return "lowered and ran a linear layer with XNNPACK"

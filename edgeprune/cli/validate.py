@@ -31,7 +31,7 @@ def validate(
     Reads the task's test split again.
     """
     from edgeprune.devices import connect
-    from edgeprune.lower import lower
+    from edgeprune.lower import Lowering, lower
     from edgeprune.program import Program
     from edgeprune.steps import capture_stage
     from edgeprune.validate import Reference, Verdict, check_latency
@@ -39,14 +39,15 @@ def validate(
 
     asked = Budget.parse(budget) if budget else None
     job = read_resolved(folder)
-    artifact = read_artifact(folder / "model.pte")
+    suffix = Lowering(**job.settings.asked_of_lowering).suffix
+    artifact = read_artifact(folder / f"model{suffix}")
     before = Verdict.read(folder / "verdict.json")
     slim = Program.load(folder / "slim.pt2")
     dense = capture_stage(job.task)[0]
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         with console.progress("lowering the dense model", 1) as advance:
-            uncut = scratch / "dense.pte"
+            uncut = scratch / f"dense{suffix}"
             dense_file = lower(dense, uncut, artifact.lowering)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
