@@ -179,7 +179,7 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
         "profile": Path(settings.profile).name,
         **{key: Path(value).name for key, value in planned.search.task.source().items()},
         "budget": planned.budget,
-        **vars(planned.search.lowering),
+        **planned.search.lowering.words,
         "seed": settings.seed,
     }
     for name in ("criterion", "solver", "device", "threads"):
@@ -195,7 +195,7 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
 
 def _write_resolved(planned: Planned, settings: Settings) -> None:
     used = planned.search.task.source() | vars(settings)
-    used |= {"budget": planned.budget, **vars(planned.search.lowering)}
+    used |= {"budget": planned.budget, **planned.search.lowering.words}
     lines = [f"{key} = {toml_value(value)}" for key, value in used.items() if value is not None]
     files.write_text(settings.out / RESOLVED, "\n".join(["version = 1", *lines, ""]))
 

@@ -109,7 +109,7 @@ class Profile:
         """How files for it are made, if nothing else is asked for."""
         from edgeprune.lower.lowering import Lowering  # with torch, which few commands need
 
-        return Lowering(self.precision, self.runtime, self.delegate)  # type: ignore[arg-type]
+        return Lowering(self.precision, self.runtime, self.delegate, self.fastest.isa)  # type: ignore[arg-type]
 
     @property
     def estimated(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,10 +19,18 @@ def build(
     target: Annotated[
         str | None, typer.Option(help="Such as aarch64-android; this machine.")
     ] = None,
+    library: Annotated[
+        Literal["kernels", "executorch"],
+        typer.Option(help="The kernels alone, or with a runtime's operators and delegate."),
+    ] = "kernels",
+    sdk: Annotated[
+        Path | None,
+        typer.Option(help="The runtime's unpacked wheel for the target; the installed one."),
+    ] = None,
 ) -> Outcome:
-    """Compile the kernels for a device; what was compiled before is taken from the cache."""
-    from edgeprune.kernels import build_kernels, host_target
+    """Compile our library for a device; what was compiled before is taken from the cache."""
+    from edgeprune.kernels import build_library, host_target
 
-    library = build_kernels(target)
-    console.say(str(library))
-    return Outcome({"target": target or host_target(), "library": str(library)})
+    built = build_library(library, target, sdk)
+    console.say(str(built))
+    return Outcome({"target": target or host_target(), "library": str(built)})

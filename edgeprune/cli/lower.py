@@ -39,7 +39,8 @@ def lower(
     device = load_profile(profile)
     usual = device.lowering
     lowering = Lowering(
-        precision or usual.precision, runtime or usual.runtime, delegate or usual.delegate
+        *(precision or usual.precision, runtime or usual.runtime, delegate or usual.delegate),
+        isa=usual.isa,
     )
     out = out or Path(f"model{lowering.suffix}")
     beside = out.parent / "manifest.json"
@@ -59,7 +60,7 @@ def lower(
     return Outcome(
         {
             "out": str(out),
-            **vars(lowering),
+            **lowering.words,
             "sha256": artifact.sha256,
             "size_bytes": artifact.size_bytes,
             "planned_memory_bytes": artifact.planned_memory_bytes,

@@ -34,7 +34,7 @@ class OperatorTime:
     Attributes:
         op: what was computed, such as ``linear`` or ``layer_norm``.
         event: the runtime's own word for it.
-        delegate: ``xnnpack`` or ``cpu``.
+        delegate: ``xnnpack``, ``edgeprune`` or ``cpu``.
         ms: median over runs, summed over calls.
         calls: how often per run.
     """

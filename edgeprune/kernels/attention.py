@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import InputError
-from edgeprune.kernels.build import build_kernels
+from edgeprune.kernels.build import build_library
 
 _Floats = ctypes.POINTER(ctypes.c_float)
 
@@ -162,7 +162,7 @@ def kernel_named(name: str | None) -> _Kernel:
 @cache
 def library() -> ctypes.CDLL:
     """The kernels for this machine, compiled when they are first asked for."""
-    loaded = ctypes.CDLL(str(build_kernels()))
+    loaded = ctypes.CDLL(str(build_library()))
     loaded.ep_attention_kernel.restype = ctypes.POINTER(_Kernel)
     loaded.ep_attention_refuses.restype = ctypes.c_char_p
     return loaded

@@ -1,4 +1,4 @@
-"""The native kernels, compiled with a toolchain that pip installs."""
+"""Native libraries, compiled with a toolchain that pip installs."""
 
 from __future__ import annotations
 
@@ -13,75 +13,97 @@ from pathlib import Path
 from edgeprune import console, files
 from edgeprune.cache import cache_dir
 from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.kernels.libraries import LIBRARIES, Library
 from edgeprune.kernels.targets import Target, host_target, target_named
 from edgeprune.versions import versions
 
-LIBRARY = "libedgeprune_kernels.so"
 # Kernels own no state and call nothing: no exceptions, no types at run time, no errno.
-FLAGS = (
+KERNEL_FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-nostdinc++"),
     *("-fno-exceptions", "-fno-rtti", "-ffp-contract=fast", "-fno-math-errno"),
     *("-Wall", "-Wextra", "-Werror"),
 )
+ADAPTER_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 
 
-def build_kernels(target: str | None = None) -> Path:
-    """The shared library for a target, compiled if it is not in the cache yet.
+def build_library(
+    name: str = "kernels", target: str | None = None, sdk: Path | None = None
+) -> Path:
+    """A shared library for a target, compiled if it is not in the cache yet.
 
     Args:
+        name: of ``LIBRARIES``.
         target: a name in ``TARGETS``; None is this machine.
+        sdk: the runtime's headers and libraries for the target, as its wheel unpacks; None takes
+            the installed runtime.
 
     Raises:
-        InputError: unknown target, or the compiler is not installed.
+        InputError: unknown library or target, the compiler is not installed, or nothing to link.
         EdgepruneError: the compiler refused; its words are in ``detail``.
     """
-    name = target or host_target()
-    wanted = target_named(name)
+    library = LIBRARIES[name]
+    triple = target or host_target()
+    wanted = target_named(triple)
     if importlib.util.find_spec("ziglang") is None:
         raise InputError(
             "the kernels' compiler is not installed. Run: pip install 'edgeprune[kernels]'"
         )
-    library = cache_dir() / "kernels" / f"{name}-{_key(wanted)}" / LIBRARY
-    if not library.exists():
-        files.write_atomic(library, lambda temporary: _compile(name, wanted, temporary))
-    return library
+    library.check(triple, wanted)
+    folder = library.sdk(triple, sdk)
+    path = cache_dir() / "kernels" / f"{triple}-{_key(library, wanted, folder)}" / library.file
+    if not path.exists():
+        files.write_atomic(path, lambda temporary: _compile(library, wanted, folder, temporary))
+    return path
 
 
 def sources() -> Path:
-    """The folder of the kernels' sources: in the installed package, or in a checkout."""
+    """The folder of the native sources: in the installed package, or in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "_backends"
-    return (installed if installed.is_dir() else package.parent / "backends") / "kernels"
+    return installed if installed.is_dir() else package.parent / "backends"
 
 
-def _key(target: Target) -> str:
-    held = [files.sha256_of(file) for file in sorted(sources().glob("*"))]
-    return files.content_hash(held, FLAGS, vars(target), versions(("ziglang",)))
+def _key(library: Library, target: Target, sdk: Path | None) -> str:
+    folders = ("kernels", *library.folders)
+    held = [
+        files.sha256_of(file)
+        for folder in folders
+        for file in sorted((sources() / folder).glob("*"))
+    ]
+    flags = (KERNEL_FLAGS, ADAPTER_FLAGS)
+    return files.content_hash(
+        held, flags, vars(library), vars(target), str(sdk), versions(("ziglang", "executorch"))
+    )
 
 
-def _compile(name: str, target: Target, library: Path) -> None:
-    jobs = list(_jobs(target))
+def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> None:
+    jobs = list(_jobs(library, target, sdk))
     with (
         tempfile.TemporaryDirectory() as folder,
-        console.progress(f"compiling kernels for {name}", len(jobs) + 1, "files") as advance,
+        console.progress(f"compiling {library.file}", len(jobs) + 1, "files") as advance,
         ThreadPoolExecutor(2) as pool,
     ):
         objects = [Path(folder, f"{number}.o") for number in range(len(jobs))]
         done = pool.map(lambda job, out: _zig("c++", target, *job, "-o", str(out)), jobs, objects)
         for (*_, source), _ in zip(jobs, done, strict=True):
             advance(note=Path(source).name)
-        # As C: the kernels need no C++ library, and zig would compile one first.
-        _zig("cc", target, "-shared", *target.link_flags, *map(str, objects), "-o", str(library))
-        advance(note=LIBRARY)
+        # Kernels alone link as C: they need no C++ library, and zig would compile one first.
+        language = "c++" if library.folders else "cc"
+        flags = (*target.link_flags, *library.link_flags(sdk))
+        _zig(language, target, "-shared", *map(str, objects), *flags, "-o", str(out))
+        advance(note=library.file)
 
 
-def _jobs(target: Target) -> Iterator[tuple[str, ...]]:
+def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object."""
-    folder = sources()
+    kernels = sources() / "kernels"
     for kernel, flags in target.kernels.items():
-        source = str(folder / "slim_attention.cc")
-        yield (*FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", source)
-    yield (*FLAGS, "-c", str(folder / "dispatch.cc"))
+        source = str(kernels / "slim_attention.cc")
+        yield (*KERNEL_FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", source)
+    yield (*KERNEL_FLAGS, "-c", str(kernels / "dispatch.cc"))
+    for folder in library.folders:
+        for adapter in sorted((sources() / folder).glob("*.cc")):
+            yield (*ADAPTER_FLAGS, *library.compile_flags(sdk), "-c", str(adapter))
 
 
 def _zig(language: str, target: Target, *arguments: str) -> None:

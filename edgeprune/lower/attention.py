@@ -8,6 +8,7 @@ not needed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ SHAPE_OPS = (aten.view.default, aten.reshape.default, aten.permute.default, aten
 
 
 @dataclass(frozen=True)
-class _Attention:
+class Attention:
     """One attention call: ``query`` [heads, T, d] seen as [groups, repeats·T, d]."""
 
     node: Node
@@ -48,6 +49,11 @@ class _Attention:
     width: int
     scale: float
     is_causal: bool
+
+    @property
+    def not_causal(self) -> Attention:
+        """The same with the caller's mask alone."""
+        return dataclasses.replace(self, is_causal=False)
 
     @property
     def rows(self) -> int:
@@ -68,20 +74,24 @@ def rewrite_attention(module: GraphModule) -> int:
     Raises:
         EdgepruneError: an attention with a batch other than 1, or with dropout.
     """
-    calls = [
-        node
-        for node in module.graph.nodes
-        if is_call(node, aten.scaled_dot_product_attention.default)
-    ]
-    for node in calls:
-        attention = _read(node)
-        with module.graph.inserting_before(node):
-            replace(node, _plain(module, attention))
+    calls = attentions(module)
+    for attention in calls:
+        with module.graph.inserting_before(attention.node):
+            replace(attention.node, _plain(module, attention))
     module.graph.eliminate_dead_code()
     return len(calls)
 
 
-def _read(node: Node) -> _Attention:
+def attentions(module: GraphModule) -> list[Attention]:
+    """Every attention call, read."""
+    return [
+        _read(node)
+        for node in module.graph.nodes
+        if is_call(node, aten.scaled_dot_product_attention.default)
+    ]
+
+
+def _read(node: Node) -> Attention:
     query, key, value = (_operand(node, index) for index in range(3))
     if math.prod(shape_of(query)[:-3]) != 1:
         raise EdgepruneError(
@@ -96,7 +106,7 @@ def _read(node: Node) -> _Attention:
     if shape_of(key)[-3] != shape_of(value)[-3]:
         key, value = _operand(node, 1), _operand(node, 2)
     *_, groups, keys, _ = (1, *shape_of(key))
-    return _Attention(
+    return Attention(
         node=node,
         query=query,
         key=key,
@@ -135,7 +145,7 @@ def _without_repeat(node: Node) -> Node:
         return emit(node.graph, aten.reshape.default, before, [*expanded[:2], *expanded[3:]])
 
 
-def _plain(module: GraphModule, attention: _Attention) -> Node:
+def _plain(module: GraphModule, attention: Attention) -> Node:
     a, graph = attention, module.graph
     query = _scaled_query(module, a)
     query = emit(graph, aten.reshape.default, query, [a.groups, a.rows, a.width])
@@ -143,7 +153,7 @@ def _plain(module: GraphModule, attention: _Attention) -> Node:
     key = emit(graph, aten.permute.default, key, [0, 2, 1])
     value = emit(graph, aten.reshape.default, a.value, [a.groups, a.keys, shape_of(a.value)[-1]])
     scores = emit(graph, aten.bmm.default, query, key)
-    for mask in _masks(module, a):
+    for mask in masks_of(module, a):
         scores = _add_mask(graph, scores, mask, a)
     scores = emit(graph, aten.softmax.int, scores, -1)
     scores = emit(graph, aten.reshape.default, scores, [a.groups, a.rows, a.keys])
@@ -151,7 +161,7 @@ def _plain(module: GraphModule, attention: _Attention) -> Node:
     return emit(graph, aten.reshape.default, out, list(shape_of(a.node)))
 
 
-def _scaled_query(module: GraphModule, a: _Attention) -> Node:
+def _scaled_query(module: GraphModule, a: Attention) -> Node:
     """The query times the scale, by way of the projection's weights where that is possible."""
     if a.scale == 1.0:
         return a.query
@@ -179,7 +189,7 @@ def _scale_linear(module: GraphModule, linear: Node, weight: torch.Tensor, scale
     linear.args, linear.kwargs = (linear.args[0], *scaled), {}
 
 
-def _masks(module: GraphModule, a: _Attention) -> list[Node]:
+def masks_of(module: GraphModule, a: Attention) -> list[Node]:
     """The additive masks of this attention: the caller's, then the causal one."""
     graph, masks = module.graph, []
     if isinstance(a.mask, Node):
@@ -196,7 +206,7 @@ def _masks(module: GraphModule, a: _Attention) -> list[Node]:
     return masks
 
 
-def _add_mask(graph: torch.fx.Graph, scores: Node, mask: Node, a: _Attention) -> Node:
+def _add_mask(graph: torch.fx.Graph, scores: Node, mask: Node, a: Attention) -> Node:
     """Add a mask that broadcasts to [1, heads, T, keys], without copying it out."""
     heads, tokens, keys = ((1, 1, 1) + shape_of(mask))[-3:]
     if a.rows != a.tokens and (tokens, heads) != (1, 1):

@@ -19,7 +19,7 @@ class DelegationRow:
     Attributes:
         node: its name in the lowered graph.
         op: the operator, as in ``aten.linear.default``.
-        delegate: ``xnnpack``, or ``cpu`` for the runtime's own kernels.
+        delegate: ``xnnpack``, ``edgeprune`` (ours), or ``cpu`` for the runtime's own kernels.
         region: number of the delegate call it is part of; empty on the CPU.
         why_not: why the delegate does not run it; empty if it does.
     """

@@ -25,6 +25,7 @@ class Lowering:
         runtime: one of ``RUNTIMES``.
         delegate: ``auto`` hands our own delegate what it runs faster than XNNPACK; ``off`` makes
             a file that a stock runtime loads, for apps that cannot ship our library.
+        isa: of the device, as in ``Cluster.isa``: which of our kernels win there.
 
     Raises:
         InputError: an unknown word.
@@ -33,6 +34,7 @@ class Lowering:
     precision: Precision = "fp32"
     runtime: str = "executorch"
     delegate: Delegate = "auto"
+    isa: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = {"precision": get_args(Precision), "delegate": get_args(Delegate)}
@@ -44,6 +46,11 @@ class Lowering:
     def packages(self) -> tuple[str, ...]:
         """What makes the file, beside torch."""
         return RUNTIMES[self.runtime].packages
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What was asked for, as flags and manifests say it."""
+        return {name: getattr(self, name) for name in ("precision", "runtime", "delegate")}
 
     @property
     def suffix(self) -> str:

@@ -36,7 +36,7 @@ def manifest(
     return {
         "plan": plan_hash,
         "profile": Path(profile).name,
-        **vars(artifact.lowering),
+        **artifact.lowering.words,
         "inputs": [asdict(spec) for spec in artifact.inputs],
         "outputs": [asdict(spec) for spec in artifact.outputs],
         "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),

@@ -17,13 +17,12 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 def prepare(
-    module: torch.nn.Module, inputs: Tensors, *fuse: Callable[[GraphModule], object]
+    module: torch.nn.Module, inputs: Tensors, fuse: Callable[[GraphModule], None] | None = None
 ) -> GraphModule:
     """A new ATen graph of ``module`` for these static shapes, in the form that lowers best.
 
     Args:
-        fuse: passes that put what a delegate of ours runs into one node each; what they leave is
-            rewritten for XNNPACK.
+        fuse: puts what our delegate runs into one node each; the rest is rewritten for XNNPACK.
     """
     exported = torch.export.export(module, inputs, strict=False)
     if any(_writes_in_place(node) for node in exported.graph.nodes):
@@ -32,8 +31,8 @@ def prepare(
     assert isinstance(graph, GraphModule)
     propagate(graph, inputs)
     simplify(graph)
-    for run in fuse:
-        run(graph)
+    if fuse is not None:
+        fuse(graph)
     rewrite_attention(graph)
     rewrite_matmul(graph)
     simplify(graph)

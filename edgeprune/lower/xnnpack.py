@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,30 +12,43 @@ import torch.fx.traceback
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch.fx import GraphModule, Node
 
+from edgeprune.errors import EdgepruneError
+from edgeprune.kernels.load import BACKEND
+from edgeprune.lower.claim import OurPartitioner
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.partition import RegionPartitioner
 from edgeprune.lower.prepare import Tensors, prepare
 from edgeprune.lower.quantise import quantise_dynamic
+from edgeprune.lower.region import arena_bytes
+from edgeprune.lower.slim import fuse, is_ours
 
 
 def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
     """See ``edgeprune.lower.lower_graph``."""
-    graph = prepare(module, inputs)
+    int8 = lowering.precision == "int8"
+    ours = partial(fuse, int8=int8, isa=lowering.isa) if lowering.delegate == "auto" else None
+    graph = prepare(module, inputs, ours)
     outputs = graph(*inputs)
-    if lowering.precision == "int8":
+    if int8:
         graph = quantise_dynamic(graph, inputs)
+    wanted = sum(map(is_ours, graph.graph.nodes))
     partitioner = RegionPartitioner()
     with _short_provenance():
         exported = torch.export.export(graph, inputs, strict=False)
         edge = to_edge_transform_and_lower(
             exported,
-            partitioner=[partitioner],
+            partitioner=[OurPartitioner(), partitioner] if wanted else [partitioner],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
         rows = tuple(_rows(edge.exported_program().graph_module, partitioner))
+        regions = list(_regions_of_ours(edge.exported_program().graph_module))
         emitted = edge.to_executorch()
+    claimed = sum(row.delegate == "edgeprune" for row in rows)
+    if claimed != wanted:
+        raise EdgepruneError(f"our delegate claimed {claimed} operators, wanted {wanted}")
     arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
+    arena += sum(map(arena_bytes, regions))
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
     return Lowered(emitted.buffer, inputs, plain, rows, int(arena))
 
@@ -46,12 +60,20 @@ def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[Delega
             continue
         if node.target.__name__ == "executorch_call_delegate":
             region = node.args[0].name
-            inner = getattr(graph, node.args[0].target).original_module.graph
+            lowered = getattr(graph, node.args[0].target)
+            inner = lowered.original_module.graph
+            name = "edgeprune" if lowered.backend_id == BACKEND else "xnnpack"
             for part in inner.nodes:
                 if part.op == "call_function" and not _is_plumbing(part):
-                    yield DelegationRow(part.name, _op(part), "xnnpack", region.split("_")[-1], "")
+                    yield DelegationRow(part.name, _op(part), name, region.split("_")[-1], "")
         else:
             yield DelegationRow(node.name, _op(node), "cpu", "", _why_not(node, partitioner))
+
+
+def _regions_of_ours(graph: GraphModule) -> Iterator[bytes]:
+    for _, module in graph.named_children():
+        if getattr(module, "backend_id", None) == BACKEND:
+            yield module.processed_bytes
 
 
 def _is_plumbing(node: Node) -> bool:

@@ -155,7 +155,7 @@ def _target(profile: Profile, search: Search) -> Target:
         name=profile.name,
         title=profile.title,
         soc=profile.soc,
-        **vars(search.lowering),
+        **search.lowering.words,
         estimated=search.device is None,
         note=profile.lowering_note(),
         sources=tuple(

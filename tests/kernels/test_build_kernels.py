@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -9,24 +10,24 @@ import pytest
 from command_line import edgeprune
 
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.kernels import TARGETS, build, build_kernels
+from edgeprune.kernels import TARGETS, build, build_library
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_compiles_to_its_machine_and_only_once(target: str) -> None:
-    library = build_kernels(target)
+    library = build_library("kernels", target)
     header = library.read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert struct.unpack("<H", header[18:20])[0] == MACHINES[target.split("-")[0]]
     written = library.stat().st_mtime_ns
-    assert build_kernels(target) == library
+    assert build_library("kernels", target) == library
     assert library.stat().st_mtime_ns == written
 
 
 def test_android_s_library_needs_no_other() -> None:
-    text = build_kernels("aarch64-android").read_bytes()
+    text = build_library("kernels", "aarch64-android").read_bytes()
     assert b"libc.so" not in text and b"libm.so" not in text
 
 
@@ -41,19 +42,17 @@ def test_a_missing_compiler_comes_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'edgeprune\[kernels\]'"):
-        build_kernels()
+        build_library()
 
 
 def test_what_the_compiler_says_is_passed_on_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = tmp_path / "sources"
-    sources.mkdir()
-    for file in build.sources().glob("*"):
-        (sources / file.name).write_bytes(file.read_bytes())
-    (sources / "dispatch.cc").write_text("int broken(")
+    shutil.copytree(build.sources(), sources)
+    (sources / "kernels" / "dispatch.cc").write_text("int broken(")
     monkeypatch.setattr(build, "sources", lambda: sources)
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(EdgepruneError, match="the kernels do not compile: .*error: expected"):
-        build_kernels("aarch64-android")
+        build_library("kernels", "aarch64-android")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

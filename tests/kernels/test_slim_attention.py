@@ -192,7 +192,7 @@ def test_more_threads_than_heads_share_the_query_rows_in_any_order(kernel: str) 
 
 
 def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
-    source, library = sources() / "reference.cc", tmp_path / "reference.so"
+    source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
     subprocess.run([*command, "-o", str(library), "-lm"], check=True)
     q, k, v = drawn(2, 9, 21, 4, 2, 24)

@@ -19,6 +19,7 @@ from edgeprune.devices.runtimes.runtime import (
     xnnpack_operator,
 )
 
+_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
 _NATIVE = re.compile(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?")
 
@@ -53,7 +54,13 @@ class Executorch:
             frame: Any = Inspector(etdump_path=trace).to_dataframe()
         entries = zip(frame["event_name"].astype(str), frame["p50 (ms)"], strict=True)
         return events_by_name(
-            ((name, float(ms), 1) for name, ms in entries if not _is_container(name)), _operator
+            # A delegate numbers its events of one name.
+            (
+                (name.partition(" #")[0], float(ms), 1)
+                for name, ms in entries
+                if not _is_container(name)
+            ),
+            _operator,
         )
 
 
@@ -63,6 +70,9 @@ class ExecutorchMethod:
     def __init__(self, path: str, traced: bool = False) -> None:
         from executorch.extension.pybindings import _C
 
+        from edgeprune.kernels.load import load_for_executorch
+
+        load_for_executorch(path)
         # A debug buffer of 1 MB aborted the runtime (1.5.1); timing needs none.
         self.program = _C._load_program(
             path,
@@ -85,5 +95,7 @@ def _is_container(event: str) -> bool:
 
 
 def _operator(event: str) -> tuple[str, str]:
+    if event in _OURS:
+        return _OURS[event], "edgeprune"
     native = _NATIVE.fullmatch(event)
     return (native.group(1), "cpu") if native else (xnnpack_operator(event), "xnnpack")

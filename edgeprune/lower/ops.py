@@ -1,0 +1,90 @@
+"""``torch.ops.edgeprune``: the operators that our delegate runs.
+
+Here in eager PyTorch they are computed the plain way, so that a lowered model can always be
+checked.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+from torch.nn import functional
+
+ACTIVATIONS = {"none": lambda x: x, "relu": functional.relu, "gelu": functional.gelu}
+
+
+@custom_op("edgeprune::slim_attention", mutates_args=())
+def slim_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    causal: bool,
+) -> Tensor:
+    """Attention on tensors as projections write them: no transposes.
+
+    Args:
+        q: ``[batch, queries, heads * head_dim]``.
+        k, v: ``[batch, keys, kv_heads * head_dim]``.
+        mask: added to the scores, ``[batch or 1, heads or 1, queries or 1, keys]``.
+    """
+    queries, keys, values = (
+        each.unflatten(2, (count, -1)).transpose(1, 2)
+        for each, count in ((q, heads), (k, kv_heads), (v, kv_heads))
+    )
+    if causal:
+        late = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool).triu(1)
+        never = torch.zeros(late.shape).masked_fill(late, -torch.inf)
+        mask = never if mask is None else mask + never
+    mixed = functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=heads != kv_heads
+    )
+    return mixed.transpose(1, 2).flatten(2)
+
+
+@slim_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
+    return torch.empty_like(q)
+
+
+@custom_op("edgeprune::add_layer_norm", mutates_args=())
+def add_layer_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The layer norm of ``x + residual`` over the last dimension, and that sum."""
+    total = x.clone() if residual is None else x + residual
+    return functional.layer_norm(total, total.shape[-1:], weight, bias, eps), total
+
+
+@add_layer_norm.register_fake
+def _(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+@custom_op("edgeprune::linear_int8", mutates_args=())
+def linear_int8(
+    x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, activation: str
+) -> Tensor:
+    """A linear layer on 8 bits: ``x`` is quantised at run time, every row by itself.
+
+    Args:
+        weight: int8 ``[out, in]``.
+        scales: of the weight, ``[out]``.
+        activation: of ``ACTIVATIONS``.
+    """
+    low = x.amin(-1, keepdim=True).clamp(max=0.0)
+    step = ((x.amax(-1, keepdim=True).clamp(min=0.0) - low) / 255).clamp(min=1e-30)
+    zero = (-low / step).round()
+    rows = ((x / step).round() + zero).clamp(0, 255) - zero
+    products = functional.linear(rows.double(), weight.double()) * (step * scales).double()
+    summed = products.float() if bias is None else products.float() + bias
+    return ACTIVATIONS[activation](summed)
+
+
+@linear_int8.register_fake
+def _(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])

@@ -1,0 +1,145 @@
+"""Parts of a graph that our own kernels run faster, each as one of our operators."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from edgeprune.lower import ops  # noqa: F401  # registers the operators
+from edgeprune.lower.attention import Attention, attentions, masks_of
+from edgeprune.lower.graph import (
+    argument,
+    aten,
+    attribute_of,
+    constant,
+    emit,
+    is_call,
+    replace,
+    shape_of,
+)
+
+OURS = torch.ops.edgeprune
+MOST_HEAD_DIM = 128
+# Where our int8 matrix product was measured to win over XNNPACK's.
+LINEAR_WINS = {"avx512_vnni"}
+
+
+def fuse(module: GraphModule, int8: bool, isa: Iterable[str]) -> None:
+    """Put our operators in place of attention and layer norms, and of linear layers in int8.
+
+    Args:
+        module: ATen graph with propagated values, batch 1, changed in place.
+        int8: whether linear layers shall compute in 8 bits.
+        isa: of the device.
+    """
+    _fuse_attention(module)
+    for node in list(module.graph.nodes):
+        if is_call(node, aten.layer_norm.default):
+            _fuse_norm(module, node)
+    if int8 and LINEAR_WINS & set(isa):
+        for node in list(module.graph.nodes):
+            if is_call(node, aten.linear.default):
+                _quantise_linear(module, node)
+    module.graph.eliminate_dead_code()
+
+
+def is_ours(node: Node) -> bool:
+    """Whether a node calls one of our operators, in ATen or in ExecuTorch's dialect."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.name.startswith("edgeprune::")
+
+
+def _fuse_attention(module: GraphModule) -> None:
+    """What the kernel does not take stays as it is."""
+    for attention in attentions(module):
+        if attention.width <= MOST_HEAD_DIM and shape_of(attention.value)[-1] == attention.width:
+            with module.graph.inserting_before(attention.node):
+                replace(attention.node, _slim(module, attention))
+
+
+def _slim(module: GraphModule, a: Attention) -> Node:
+    graph = module.graph
+    operands = [_joined(graph, each) for each in (a.query, a.key, a.value)]
+    mask = None
+    for each in masks_of(module, a.not_causal):
+        whole = emit(graph, aten.reshape.default, each, list((1, 1, 1, 1) + shape_of(each))[-4:])
+        mask = whole if mask is None else emit(graph, aten.add.Tensor, mask, whole)
+    scalars = (a.heads, a.groups, a.scale, a.is_causal)
+    out = emit(graph, OURS.slim_attention.default, *operands, mask, *scalars)
+    split = emit(graph, aten.reshape.default, out, [1, a.tokens, a.heads, a.width])
+    turned = emit(graph, aten.permute.default, split, [0, 2, 1, 3])
+    return emit(graph, aten.reshape.default, turned, list(shape_of(a.node)))
+
+
+def _joined(graph: Graph, split: Node) -> Node:
+    """[1, heads, tokens, head_dim] as [1, tokens, heads x head_dim]: what the projection wrote."""
+    *_, heads, tokens, width = (1, *shape_of(split))
+    whole = emit(graph, aten.reshape.default, split, [1, heads, tokens, width])
+    turned = emit(graph, aten.permute.default, whole, [0, 2, 1, 3])
+    return emit(graph, aten.reshape.default, turned, [1, tokens, heads * width])
+
+
+def _fuse_norm(module: GraphModule, norm: Node) -> None:
+    x, shape = norm.args[0], argument(norm, 1, "normalized_shape")
+    weight, bias = (
+        attribute_of(module, argument(norm, place, name))
+        for place, name in ((2, "weight"), (3, "bias"))
+    )
+    assert isinstance(x, Node)
+    if len(shape) != 1 or weight is None or x.meta["val"].dtype != torch.float32:
+        return
+    graph, eps = module.graph, float(argument(norm, 4, "eps", 1e-5))
+    bias = torch.zeros_like(weight) if bias is None else bias
+    summands = _summands(x)
+    # The sum may have readers before the norm.
+    with graph.inserting_before(x.next if summands else norm):
+        held = [
+            constant(module, f"{norm.name}_{n}", t, x)
+            for n, t in zip("wb", (weight, bias), strict=True)
+        ]
+        both = emit(graph, OURS.add_layer_norm.default, *(summands or (x, None)), *held, eps)
+        replace(norm, emit(graph, operator.getitem, both, 0))
+        if summands is not None and x.users:
+            replace(x, emit(graph, operator.getitem, both, 1))
+
+
+def _summands(x: Node) -> tuple[Node, Node] | None:
+    """The two tensors of a residual sum; None where ``x`` is none."""
+    if not is_call(x, aten.add.Tensor) or argument(x, 2, "alpha", 1) != 1:
+        return None
+    one, other = x.args[:2]
+    if not isinstance(one, Node) or not isinstance(other, Node):
+        return None
+    return (one, other) if shape_of(one) == shape_of(other) == shape_of(x) else None
+
+
+def _quantise_linear(module: GraphModule, linear: Node) -> None:
+    x, bias = linear.args[0], argument(linear, 2, "bias")
+    weight = attribute_of(module, argument(linear, 1, "weight"))
+    held_bias = attribute_of(module, bias)
+    assert isinstance(x, Node)
+    if weight is None or (bias is not None and held_bias is None):
+        return
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    rounded = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
+    graph, name = module.graph, linear.name
+    last, activation = _activation(linear)
+    with graph.inserting_before(linear):
+        tensors = [
+            constant(module, f"{name}_int8", rounded, x),
+            constant(module, f"{name}_scales", scales, x),
+            None if held_bias is None else constant(module, f"{name}_bias", held_bias, x),
+        ]
+        replace(last, emit(graph, OURS.linear_int8.default, x, *tensors, activation))
+
+
+def _activation(linear: Node) -> tuple[Node, str]:
+    """The last node that the kernel computes, and which activation that is."""
+    (reader, *others) = linear.users
+    if not others and is_call(reader, aten.relu.default):
+        return reader, "relu"
+    exact = is_call(reader, aten.gelu.default) and argument(reader, 1, "approximate") != "tanh"
+    return (reader, "gelu") if exact and not others else (linear, "none")
