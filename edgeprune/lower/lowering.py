@@ -43,14 +43,14 @@ class Lowering:
                 raise InputError(f"got {name} {value!r}, wanted one of: {', '.join(words)}")
 
     @property
-    def packages(self) -> tuple[str, ...]:
-        """What makes the file, beside torch."""
-        return RUNTIMES[self.runtime].packages
-
-    @property
     def words(self) -> dict[str, str]:
         """What was asked for, as flags and manifests say it."""
         return {name: getattr(self, name) for name in ("precision", "runtime", "delegate")}
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What makes the file, beside torch."""
+        return RUNTIMES[self.runtime].packages
 
     @property
     def suffix(self) -> str:

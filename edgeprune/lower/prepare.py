@@ -17,12 +17,13 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 def prepare(
-    module: torch.nn.Module, inputs: Tensors, fuse: Callable[[GraphModule], None] | None = None
+    module: torch.nn.Module, inputs: Tensors, *fuse: Callable[[GraphModule], object]
 ) -> GraphModule:
     """A new ATen graph of ``module`` for these static shapes, in the form that lowers best.
 
     Args:
-        fuse: puts what our delegate runs into one node each; the rest is rewritten for XNNPACK.
+        fuse: passes that put what a delegate of ours runs into one node each; what they leave is
+            rewritten for XNNPACK.
     """
     exported = torch.export.export(module, inputs, strict=False)
     if any(_writes_in_place(node) for node in exported.graph.nodes):
@@ -31,8 +32,8 @@ def prepare(
     assert isinstance(graph, GraphModule)
     propagate(graph, inputs)
     simplify(graph)
-    if fuse is not None:
-        fuse(graph)
+    for run in fuse:
+        run(graph)
     rewrite_attention(graph)
     rewrite_matmul(graph)
     simplify(graph)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -20,6 +21,7 @@ from edgeprune.lower.graph import (
     replace,
     shape_of,
 )
+from edgeprune.lower.lowering import Lowering
 
 OURS = torch.ops.edgeprune
 MOST_HEAD_DIM = 128
@@ -27,19 +29,23 @@ MOST_HEAD_DIM = 128
 LINEAR_WINS = {"avx512_vnni"}
 
 
-def fuse(module: GraphModule, int8: bool, isa: Iterable[str]) -> None:
-    """Put our operators in place of attention and layer norms, and of linear layers in int8.
+def fuser(lowering: Lowering) -> Iterator[Callable[[GraphModule], None]]:
+    """The pass that puts our operators in place, where our delegate is wanted.
 
-    Args:
-        module: ATen graph with propagated values, batch 1, changed in place.
-        int8: whether linear layers shall compute in 8 bits.
-        isa: of the device.
+    It changes an ATen graph with propagated values at batch 1: attention and layer norms become
+    ours, and in int8 linear layers do where the device has what makes them win.
     """
+    if lowering.delegate == "auto":
+        int8 = lowering.precision == "int8" and bool(LINEAR_WINS & set(lowering.isa))
+        yield partial(_fuse, linears=int8)
+
+
+def _fuse(module: GraphModule, linears: bool) -> None:
     _fuse_attention(module)
     for node in list(module.graph.nodes):
         if is_call(node, aten.layer_norm.default):
             _fuse_norm(module, node)
-    if int8 and LINEAR_WINS & set(isa):
+    if linears:
         for node in list(module.graph.nodes):
             if is_call(node, aten.linear.default):
                 _quantise_linear(module, node)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,16 +20,14 @@ from edgeprune.lower.partition import RegionPartitioner
 from edgeprune.lower.prepare import Tensors, prepare
 from edgeprune.lower.quantise import quantise_dynamic
 from edgeprune.lower.region import arena_bytes
-from edgeprune.lower.slim import fuse, is_ours
+from edgeprune.lower.slim import fuser, is_ours
 
 
 def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
     """See ``edgeprune.lower.lower_graph``."""
-    int8 = lowering.precision == "int8"
-    ours = partial(fuse, int8=int8, isa=lowering.isa) if lowering.delegate == "auto" else None
-    graph = prepare(module, inputs, ours)
+    graph = prepare(module, inputs, *fuser(lowering))
     outputs = graph(*inputs)
-    if int8:
+    if lowering.precision == "int8":
         graph = quantise_dynamic(graph, inputs)
     wanted = sum(map(is_ours, graph.graph.nodes))
     partitioner = RegionPartitioner()
@@ -42,15 +39,14 @@ def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) 
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
         rows = tuple(_rows(edge.exported_program().graph_module, partitioner))
-        regions = list(_regions_of_ours(edge.exported_program().graph_module))
+        ours = sum(map(arena_bytes, _regions_of_ours(edge.exported_program().graph_module)))
         emitted = edge.to_executorch()
     claimed = sum(row.delegate == "edgeprune" for row in rows)
     if claimed != wanted:
         raise EdgepruneError(f"our delegate claimed {claimed} operators, wanted {wanted}")
     arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
-    arena += sum(map(arena_bytes, regions))
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-    return Lowered(emitted.buffer, inputs, plain, rows, int(arena))
+    return Lowered(emitted.buffer, inputs, plain, rows, int(arena) + ours)
 
 
 def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[DelegationRow]:

@@ -19,8 +19,8 @@ from edgeprune.devices.runtimes.runtime import (
     xnnpack_operator,
 )
 
-_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
+_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
 _NATIVE = re.compile(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?")
 
 
@@ -52,15 +52,11 @@ class Executorch:
             trace = os.path.join(folder, "trace.etdump")
             method.program.write_etdump_result_to_file(trace, os.path.join(folder, "debug"))
             frame: Any = Inspector(etdump_path=trace).to_dataframe()
-        entries = zip(frame["event_name"].astype(str), frame["p50 (ms)"], strict=True)
+        # A delegate numbers its events of one name.
+        names = frame["event_name"].astype(str).str.partition(" #")[0]
+        entries = zip(names, frame["p50 (ms)"], strict=True)
         return events_by_name(
-            # A delegate numbers its events of one name.
-            (
-                (name.partition(" #")[0], float(ms), 1)
-                for name, ms in entries
-                if not _is_container(name)
-            ),
-            _operator,
+            ((name, float(ms), 1) for name, ms in entries if not _is_container(name)), _operator
         )
 
 
@@ -95,7 +91,7 @@ def _is_container(event: str) -> bool:
 
 
 def _operator(event: str) -> tuple[str, str]:
-    if event in _OURS:
-        return _OURS[event], "edgeprune"
     native = _NATIVE.fullmatch(event)
-    return (native.group(1), "cpu") if native else (xnnpack_operator(event), "xnnpack")
+    if native:
+        return native.group(1), "cpu"
+    return (_OURS[event], "edgeprune") if event in _OURS else (xnnpack_operator(event), "xnnpack")
