@@ -3,8 +3,8 @@
 #include <executorch/runtime/core/event_tracer_hooks_delegate.h>
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
 #include <executorch/runtime/platform/log.h>
-
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "../region/region.h"
 #include "threads.h"
@@ -26,7 +26,16 @@ using executorch::runtime::Span;
 
 using edgeprune::Region;
 
-constexpr int kMostTensors = 64;
+// A region, and room for the memory of its inputs and outputs while it runs.
+struct Loaded {
+  Region* region;
+  float** tensors;
+
+  ~Loaded() {
+    edgeprune::region_free(region);
+    free(tensors);
+  }
+};
 
 class Delegate final : public executorch::runtime::BackendInterface {
  public:
@@ -38,26 +47,25 @@ class Delegate final : public executorch::runtime::BackendInterface {
     Region* region = edgeprune::region_load(bytes->data(), bytes->size(),
                                             edgeprune::RuntimeThreads().count(), &why_not);
     bytes->Free();
-    if (region && region_inputs(*region) + region_outputs(*region) > kMostTensors) {
-      edgeprune::region_free(region);
-      region = nullptr, why_not = "too many inputs and outputs";
-    }
     if (!region) {
       ET_LOG(Error, "edgeprune: a region cannot be loaded: %s", why_not);
       return Error::DelegateInvalidCompatibility;
     }
-    return region;
+    const size_t tensors = region_inputs(*region) + region_outputs(*region);
+    return new Loaded{region, static_cast<float**>(calloc(tensors, sizeof(float*)))};
   }
 
   Error execute(BackendExecutionContext& context, DelegateHandle* handle,
                 Span<EValue*> values) const override {
-    const Region& region = *static_cast<Region*>(handle);
+    const Loaded& loaded = *static_cast<Loaded*>(handle);
+    const Region& region = *loaded.region;
     const int inputs = region_inputs(region), outputs = region_outputs(region);
-    float* tensors[kMostTensors];
+    float** tensors = loaded.tensors;
+    if (!tensors) return Error::MemoryAllocationFailed;
     if (static_cast<int>(values.size()) != inputs + outputs) return Error::InvalidArgument;
     for (int i = 0; i < inputs + outputs; ++i) {
-      const int64_t wanted = i < inputs ? region_input_size(region, i)
-                                        : region_output_size(region, i - inputs);
+      const int64_t wanted =
+          i < inputs ? region_input_size(region, i) : region_output_size(region, i - inputs);
       if (!is_plain(*values[i], wanted)) {
         ET_LOG(Error, "edgeprune: tensor %d has another shape or type than it was lowered for", i);
         return Error::InvalidArgument;
@@ -78,9 +86,7 @@ class Delegate final : public executorch::runtime::BackendInterface {
     return Error::Ok;
   }
 
-  void destroy(DelegateHandle* handle) const override {
-    edgeprune::region_free(static_cast<Region*>(handle));
-  }
+  void destroy(DelegateHandle* handle) const override { delete static_cast<Loaded*>(handle); }
 
  private:
   static bool is_plain(const EValue& value, int64_t size) {

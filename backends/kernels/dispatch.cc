@@ -1,4 +1,6 @@
 // Which kernel this processor can run, found without libc.
+#include "layer_norm.h"
+#include "linear_int8.h"
 #include "slim_attention.h"
 
 #if defined(__x86_64__)
@@ -8,15 +10,21 @@
 extern "C" {
 #if defined(__x86_64__)
 extern const EpAttentionKernel ep_attention_avx512, ep_attention_avx2, ep_attention_sse2;
+extern const EpLinearKernel ep_linear_avx512vnni, ep_linear_avx512, ep_linear_avxvnni,
+    ep_linear_avx2, ep_linear_sse2;
+extern const EpNormKernel ep_norm_avx512, ep_norm_avx2, ep_norm_sse2;
 #elif defined(__aarch64__)
 extern const EpAttentionKernel ep_attention_neon;
+extern const EpLinearKernel ep_linear_neon_i8mm, ep_linear_neon_dot, ep_linear_neon;
+extern const EpNormKernel ep_norm_neon;
 #endif
 }
 
 namespace {
 
+template <typename Kernel>
 struct Choice {
-  const EpAttentionKernel* kernel;
+  const Kernel* kernel;
   bool (*runs)();
 };
 
@@ -28,9 +36,9 @@ struct Registers {
   uint32_t a, b, c, d;
 };
 
-Registers cpuid(uint32_t leaf) {
+Registers cpuid(uint32_t leaf, uint32_t part = 0) {
   Registers r{};
-  if (leaf <= __get_cpuid_max(0, nullptr)) __cpuid_count(leaf, 0, r.a, r.b, r.c, r.d);
+  if (leaf <= __get_cpuid_max(0, nullptr)) __cpuid_count(leaf, part, r.a, r.b, r.c, r.d);
   return r;
 }
 
@@ -46,21 +54,67 @@ bool has_avx2() {
   return (saved() & 0x6) == 0x6 && (cpuid(1).c & bit_FMA) && (cpuid(7).b & bit_AVX2);
 }
 
+bool has_avxvnni() { return has_avx2() && (cpuid(7, 1).a & bit_AVXVNNI); }
+
 bool has_avx512() {
   const uint32_t wanted = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
   return (saved() & 0xe6) == 0xe6 && (cpuid(7).b & wanted) == wanted && has_avx2();
 }
 
-const Choice kChoices[] = {
-    // the fastest first
-    {&ep_attention_avx512, has_avx512},
-    {&ep_attention_avx2, has_avx2},
-    {&ep_attention_sse2, always},
-};
+bool has_avx512vnni() { return has_avx512() && (cpuid(7).c & bit_AVX512VNNI); }
+
+// The fastest first.
+const Choice<EpAttentionKernel> kAttention[] = {{&ep_attention_avx512, has_avx512},
+                                                {&ep_attention_avx2, has_avx2},
+                                                {&ep_attention_sse2, always}};
+const Choice<EpLinearKernel> kLinear[] = {{&ep_linear_avx512vnni, has_avx512vnni},
+                                          {&ep_linear_avxvnni, has_avxvnni},
+                                          {&ep_linear_avx512, has_avx512},
+                                          {&ep_linear_avx2, has_avx2},
+                                          {&ep_linear_sse2, always}};
+const Choice<EpNormKernel> kNorm[] = {
+    {&ep_norm_avx512, has_avx512}, {&ep_norm_avx2, has_avx2}, {&ep_norm_sse2, always}};
 
 #elif defined(__aarch64__)
 
-const Choice kChoices[] = {{&ep_attention_neon, always}};
+// A field of 4 bits in an identification register. Linux answers programs that read one from
+// version 4.11 on; before, reading it would end the program.
+bool answers() {
+#if defined(__linux__)
+  char names[6][65];  // struct utsname; the third is the version
+  register long call __asm__("x8") = 160, result __asm__("x0") = reinterpret_cast<long>(names);
+  __asm__ volatile("svc 0" : "+r"(result) : "r"(call) : "memory");
+  int number[2] = {}, n = 0;
+  for (const char* at = names[2]; !result && n < 2; ++at) {
+    if (*at >= '0' && *at <= '9')
+      number[n] = 10 * number[n] + *at - '0';
+    else
+      ++n;
+  }
+  return number[0] > 4 || (number[0] == 4 && number[1] >= 11);
+#else
+  return false;
+#endif
+}
+
+bool has_dot() {
+  if (!answers()) return false;
+  uint64_t features;
+  __asm__("mrs %0, ID_AA64ISAR0_EL1" : "=r"(features));
+  return features >> 44 & 15;
+}
+
+bool has_i8mm() {
+  if (!answers()) return false;
+  uint64_t features;
+  __asm__("mrs %0, ID_AA64ISAR1_EL1" : "=r"(features));
+  return features >> 52 & 15;
+}
+
+const Choice<EpAttentionKernel> kAttention[] = {{&ep_attention_neon, always}};
+const Choice<EpLinearKernel> kLinear[] = {
+    {&ep_linear_neon_i8mm, has_i8mm}, {&ep_linear_neon_dot, has_dot}, {&ep_linear_neon, always}};
+const Choice<EpNormKernel> kNorm[] = {{&ep_norm_neon, always}};
 
 #endif
 
@@ -69,18 +123,46 @@ bool same(const char* one, const char* other) {
   return *one == *other;
 }
 
-}  // namespace
-
-extern "C" const EpAttentionKernel* ep_attention_kernel(const char* name) {
-  for (const Choice& choice : kChoices)
+template <typename Kernel, int kCount>
+const Kernel* chosen(const Choice<Kernel> (&choices)[kCount], const char* name) {
+  for (const Choice<Kernel>& choice : choices)
     if (choice.runs() && (!name || same(name, choice.kernel->name))) return choice.kernel;
   return nullptr;
 }
+
+}  // namespace
+
+extern "C" const EpAttentionKernel* ep_attention_kernel(const char* name) {
+  return chosen(kAttention, name);
+}
+
+extern "C" const EpLinearKernel* ep_linear_kernel(const char* name) {
+  return chosen(kLinear, name);
+}
+
+extern "C" const EpNormKernel* ep_norm_kernel(const char* name) { return chosen(kNorm, name); }
 
 extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->batch < 0 || a->queries < 0 || a->keys < 0) return "a negative size";
   if (a->heads < 1 || a->kv_heads < 1) return "no heads";
   if (a->heads % a->kv_heads) return "heads that are no multiple of the key-value heads";
   if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
+  const int32_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
+  if ((a->q_row && a->q_row < q) || (a->k_row && a->k_row < kv) || (a->v_row && a->v_row < kv))
+    return "rows that overlap";
+  return nullptr;
+}
+
+extern "C" const char* ep_linear_refuses(const EpLinear* a) {
+  if (a->rows < 0) return "a negative number of rows";
+  if (a->in < 1 || a->in > EP_MAX_LINEAR_IN) return "inputs outside 1 to 65,536";
+  if (a->out < 1) return "no outputs";
+  if (a->activation < EP_NO_ACTIVATION || a->activation > EP_GELU) return "an unknown activation";
+  return nullptr;
+}
+
+extern "C" const char* ep_norm_refuses(const EpNorm* a) {
+  if (a->rows < 0) return "a negative number of rows";
+  if (a->width < 1) return "no width";
   return nullptr;
 }

@@ -9,41 +9,77 @@
 //   mix    rows x head_dim outer products over keys, divided by the sum
 #include "slim_attention.h"
 
-#include "vector.h"
+#include "kernel.h"
 
 namespace {
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 20")
 
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kNothing = -__builtin_huge_valf();
 // A tile of kRows x kVectors accumulators, with as many vectors and one broadcast beside them.
 constexpr int kVectors = kRegisters == 32 ? 3 : 2;
-constexpr int kRows = kRegisters == 32 ? 8 : 6;
+constexpr int kRows = kRegisters == 32 ? 9 : 6;
 constexpr int kPanel = kVectors * kLanes;
 // Keys added up in a row before their sum joins the others: 1,000 at once lose 2.3e-6.
 constexpr int kSummed = 128;
+// Scores of as many tiles as stay below this are worked on together: 16 tokens take 15% less.
+constexpr int kScores = 4096;
+// Values are read where they are, unless more tiles than this read them from rows a page apart,
+// which share cache sets.
+constexpr int kReadInPlace = 4, kPage = 4096 / sizeof(float);
 
-INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
-INLINE int round_up(int a, int b) { return ceil_div(a, b) * b; }
-INLINE int smaller(int a, int b) { return a < b ? a : b; }
+constexpr int kAligned = 16;  // floats in a cache line
 
-// One head's workspace; ``keys`` and ``dim`` are padded to whole vectors.
-struct Head {
-  float *keys, *values, *scores;
-  int width, stride;  // floats from a value row, and from a score row, to the next
+INLINE float* aligned(float* from) {
+  const uintptr_t line = kAligned * sizeof(float);
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(from) + line - 1) / line * line);
+}
+INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 
-  static size_t floats(const EpAttention& a) {
-    const size_t keys = round_up(a.keys, kPanel), dim = round_up(a.head_dim, kLanes);
-    return keys * a.head_dim + keys * dim + kRows * keys;
+INLINE int64_t q_width(const EpAttention& a) { return a.heads * a.head_dim; }
+INLINE int64_t q_row(const EpAttention& a) { return a.q_row ? a.q_row : q_width(a); }
+INLINE int64_t k_row(const EpAttention& a) { return a.k_row ? a.k_row : a.kv_heads * a.head_dim; }
+INLINE int64_t v_row(const EpAttention& a) { return a.v_row ? a.v_row : a.kv_heads * a.head_dim; }
+
+// Keys in vectors that are kLanes keys wide. Up to half a vector of last keys goes into narrow
+// vectors instead, of few keys x some columns: a quarter of the work, without empty lanes.
+INLINE int wide_keys(int count, int dim) {
+  const int rest = count % kLanes;
+  return rest > kLanes / 2 || dim % 4 ? round_up(count, kLanes) : count - rest;
+}
+
+// Columns in narrow vectors: all are one key's where only one is left.
+INLINE int narrow_columns(int count, int dim) {
+  return count % kLanes == 1 && dim % kLanes == 0 ? kLanes : 4;
+}
+
+// How a call is cut into steps, blocks and tiles, and where its workspace has what.
+struct Plan {
+  int tiles, rows, longer;  // tiles of ``rows`` query rows; the first ``longer`` have one more
+  int block;                // tiles whose scores are made together
+  int parts, steps;         // steps are (batch, kv head, part of the tiles)
+  int stride;               // floats from a row of scores to the next
+  bool in_place;            // values are read where they are
+  size_t scores, values, floats;  // where these start, and the end; keys come first
+
+  explicit Plan(const EpAttention& a) {
+    tiles = ceil_div(a.queries, kRows);
+    rows = tiles ? a.queries / tiles : 0;
+    longer = a.queries - tiles * rows;
+    // An odd number of vectors: rows that are a power of two apart would share cache sets.
+    stride = round_up(a.keys, kLanes) | kLanes;
+    block = larger_of(1, smaller(tiles, kScores / (kRows * stride)));
+    const int heads = a.batch * a.kv_heads;
+    parts = smaller(tiles, ceil_div(larger_of(1, a.threads), larger_of(1, heads)));
+    steps = heads * parts;
+    in_place = a.head_dim >= kLanes &&
+               (tiles * (a.heads / a.kv_heads) <= kReadInPlace || v_row(a) < kPage);
+    scores = static_cast<size_t>(round_up(a.keys, kLanes)) * a.head_dim;
+    values = scores + static_cast<size_t>(block) * kRows * stride;
+    floats = values;
+    if (!in_place) floats += static_cast<size_t>(a.keys) * round_up(a.head_dim, kLanes);
   }
-  Head(const EpAttention& a, float* workspace)
-      : width(round_up(a.head_dim, kLanes)), stride(round_up(a.keys, kPanel)) {
-    keys = workspace;
-    values = keys + static_cast<size_t>(stride) * a.head_dim;
-    scores = values + static_cast<size_t>(stride) * width;
-  }
+  // The first row of a tile: 17 rows go as 9 + 8, never as many and one alone.
+  int row(int tile) const { return tile * rows + smaller(tile, longer); }
 };
 
 // One stage of a transposition: in two rows that are kHalf apart, the blocks of kHalf lanes off the
@@ -63,27 +99,53 @@ INLINE void transpose_from(Vec (&rows)[kLanes]) {
   if constexpr (kHalf > 1) transpose_from<kHalf / 2>(rows);
 }
 
-// Panel after panel of kPanel keys (the last one narrower), each [head_dim, keys of the panel].
+// Lane i is what ``both`` makes of all lanes of row i.
+template <int kHalf = kLanes / 2, class Both>
+INLINE Vec folded(Vec (&rows)[kLanes], Both both) {
+  UNROLLED for (int i = 0; i < kHalf; ++i) {
+    exchange<kHalf>(rows[i], rows[i + kHalf], UpTo<kLanes>::Each());
+    rows[i] = both(rows[i], rows[i + kHalf]);
+  }
+  if constexpr (kHalf > 1) return folded<kHalf / 2>(rows, both);
+  return rows[0];
+}
+
+// Up to kLanes keys as columns, ``width`` apart; after the last key it stands in again.
+INLINE void pack_wide(const float* k, int64_t row, int real, int dim, float factor, float* to,
+                      int width) {
+  const int last = smaller(real, kLanes) - 1;
+  if (dim < kLanes) {
+    for (int c = 0; c < dim; ++c)
+      for (int i = 0; i < kLanes; ++i) to[c * width + i] = k[smaller(i, last) * row + c] * factor;
+    return;
+  }
+  for (int next = 0; next < dim; next += kLanes) {
+    const int c = smaller(next, dim - kLanes);
+    Vec rows[kLanes];
+    UNROLLED for (int i = 0; i < kLanes; ++i) rows[i] = load(k + smaller(i, last) * row + c);
+    transpose_from<kLanes / 2>(rows);
+    UNROLLED for (int i = 0; i < kLanes; ++i) store(to + (c + i) * width, rows[i] * factor);
+  }
+}
+
+// Panel after panel of kPanel keys (the last one narrower), each [head_dim, keys of the panel];
+// then the narrow vectors, each [head_dim / columns, keys, columns].
 INLINE void pack_keys(const float* k, int64_t row, int count, int dim, float factor, float* to) {
-  const int padded = round_up(count, kLanes);
-  for (int first = 0; first < padded; first += kPanel) {
-    const int width = smaller(kPanel, padded - first);
-    for (int key = first; key < first + width; key += kLanes) {
-      float* column = to + key - first;
-      const int real = smaller(kLanes, count - key);
-      int c = 0;
-      for (; real == kLanes && c + kLanes <= dim; c += kLanes) {
-        Vec rows[kLanes];
-        UNROLLED for (int i = 0; i < kLanes; ++i) rows[i] = load(k + (key + i) * row + c);
-        transpose_from<kLanes / 2>(rows);
-        UNROLLED for (int i = 0; i < kLanes; ++i) store(column + (c + i) * width, rows[i] * factor);
-      }
-      for (; c < dim; ++c)
-        for (int i = 0; i < kLanes; ++i)
-          column[c * width + i] = i < real ? k[(key + i) * row + c] * factor : 0.0f;
-    }
+  const int wide = wide_keys(count, dim);
+  for (int first = 0; first < wide; first += kPanel) {
+    const int width = smaller(kPanel, wide - first);
+    for (int key = 0; key < width; key += kLanes)
+      pack_wide(k + (first + key) * row, row, count - first - key, dim, factor, to + key, width);
     to += static_cast<size_t>(width) * dim;
   }
+  const int columns = narrow_columns(count, dim), keys = kLanes / columns;
+  for (int first = wide; first < count; first += keys, to += keys * dim)
+    for (int i = 0; i < keys; ++i) {
+      const float* key = k + smaller(first + i, count - 1) * row;
+      for (int c = 0; c < dim; c += columns)
+        for (int n = 0; n < columns; n += 4)
+          store4(to + c * keys + i * columns + n, load4(key + c + n) * factor);
+    }
 }
 
 INLINE void pack_values(const float* v, int64_t row, int count, int dim, int width, float* to) {
@@ -111,12 +173,71 @@ INLINE void score_tile(const float* q, int64_t row, const float* panel, int widt
       store(scores + r * stride + n * kLanes, sums[r][n]);
 }
 
+// The same for V narrow vectors of ``kColumns`` columns; -inf from ``count`` keys on.
+template <int kColumns, int R, int V, int... kLane>
+INLINE void score_last(const float* q, int64_t row, const float* narrow, int dim, int count,
+                       float* scores, int stride, Lanes<kLane...>) {
+  constexpr int kKeys = kLanes / kColumns;
+  Vec sums[R][V] = {};
+  for (int c = 0; c < dim; c += kColumns, narrow += kLanes) {
+    Vec keys[V];
+    UNROLLED for (int n = 0; n < V; ++n) keys[n] = load(narrow + n * kKeys * dim);
+    UNROLLED for (int r = 0; r < R; ++r) {
+      const Vec x = load_again<kColumns>(q + r * row + c);
+      UNROLLED for (int n = 0; n < V; ++n) sums[r][n] += x * keys[n];
+    }
+  }
+  UNROLLED for (int r = 0; r < R; ++r) {
+    UNROLLED for (int n = 0; n < V; ++n) sums[r][n] = sum<kColumns / 2>(sums[r][n]);
+    const Vec x =
+        __builtin_shufflevector(sums[r][0], sums[r][V - 1], (kLane * kColumns % (2 * kLanes))...);
+    store(scores + r * stride, first_lanes(count, x, kNothing));
+  }
+}
+
+// Keys from ``keys`` up to ``padded`` get -inf.
+INLINE void hide(float* scores, int keys, int padded) {
+  for (int j = keys / kLanes * kLanes; j < padded; j += kLanes)
+    store(scores + j, first_lanes(keys - j, load(scores + j), kNothing));
+}
+
+// The first ``keys`` of ``packed`` ones.
+template <int R>
+void score_rows(const float* q, int64_t row, const float* panel, int dim, int keys, int packed,
+                float* scores, int stride) {
+  const int wide = wide_keys(packed, dim);
+  for (int first = 0; first < smaller(keys, wide); first += kPanel) {
+    const int width = smaller(kPanel, wide - first), vectors = ceil_div(keys - first, kLanes);
+    float* to = scores + first;
+    if (kVectors > 2 && vectors > 2 && width > 2 * kLanes)
+      score_tile<R, kVectors>(q, row, panel, width, dim, to, stride);
+    else if (vectors > 1 && width > kLanes)
+      score_tile<R, 2>(q, row, panel, width, dim, to, stride);
+    else
+      score_tile<R, 1>(q, row, panel, width, dim, to, stride);
+    panel += static_cast<size_t>(width) * dim;
+  }
+  // Apart from the tiles, which it would slow by 1.5%.
+  if (wide > packed) UNROLLED for (int r = 0; r < R; ++r) hide(scores + r * stride, packed, wide);
+  if (keys <= wide) return;
+  const auto lanes = UpTo<kLanes>::Each();
+  const int rest = packed - wide;
+  scores += wide;
+  if (keys - wide > kLanes / 4)
+    score_last<4, R, 2>(q, row, panel, dim, rest, scores, stride, lanes);
+  else if (narrow_columns(packed, dim) == 4)
+    score_last<4, R, 1>(q, row, panel, dim, rest, scores, stride, lanes);
+  else
+    score_last<kLanes, R, 1>(q, row, panel, dim, rest, scores, stride, lanes);
+}
+
 // out[r, 0..V) = weights[r] . values, divided by the row's sum
 template <int R, int V>
-INLINE void mix_tile(const float* weights, int stride, const float* values, int width, int keys,
+INLINE void mix_tile(const float* weights, int stride, const float* values, int64_t width, int keys,
                      const float* inverse, float* out, int64_t row, int columns) {
-  Vec totals[R][V] = {};
-  for (int key = 0; key < keys;) {
+  int key = 0;
+  do {
+    const bool more = key > 0;
     Vec sums[R][V] = {};
     for (const int end = smaller(keys, key + kSummed); key < end; ++key, values += width) {
       Vec value[V];
@@ -126,50 +247,55 @@ INLINE void mix_tile(const float* weights, int stride, const float* values, int 
         UNROLLED for (int n = 0; n < V; ++n) sums[r][n] += x * value[n];
       }
     }
-    UNROLLED for (int r = 0; r < R; ++r) UNROLLED for (int n = 0; n < V; ++n) totals[r][n] +=
-        sums[r][n];
-  }
-  for (int r = 0; r < R; ++r) UNROLLED for (int n = 0; n < V; ++n) {
-      const Vec x = totals[r][n] * inverse[r];
+    UNROLLED for (int r = 0; r < R; ++r) UNROLLED for (int n = 0; n < V; ++n) {
+      Vec x = sums[r][n] * inverse[r];
       float* to = out + r * row + n * kLanes;
-      if (columns >= (n + 1) * kLanes)
-        store(to, x);
+      if (columns >= kLanes)
+        store(to, more ? x + load(to) : x);
       else
-        for (int i = 0; i < columns - n * kLanes; ++i) to[i] = x[i];
+        for (int i = 0; i < columns; ++i) to[i] = more ? x[i] + to[i] : x[i];
     }
+  } while (key < keys);
+}
+
+template <int R>
+void mix_rows(const float* weights, int stride, const float* values, int64_t width, int keys,
+              int dim, const float* inverse, float* out, int64_t row) {
+  // 4 vectors go as 2 + 2: one alone would leave the multipliers waiting for its sums. The last
+  // ones may start early, and compute some columns twice.
+  for (int next = 0, left; (left = ceil_div(dim - next, kLanes)) > 0;) {
+    const int most = kVectors > 2 && left >= 3 && left != 4 ? 3 : smaller(left, 2);
+    const int vectors = dim < kLanes ? 1 : smaller(most, dim / kLanes);
+    const int c = dim < kLanes ? 0 : smaller(next, dim - vectors * kLanes);
+    if (kVectors > 2 && vectors == 3)
+      mix_tile<R, kVectors>(weights, stride, values + c, width, keys, inverse, out + c, row, dim);
+    else if (vectors == 2)
+      mix_tile<R, 2>(weights, stride, values + c, width, keys, inverse, out + c, row, dim);
+    else
+      mix_tile<R, 1>(weights, stride, values + c, width, keys, inverse, out + c, row, dim);
+    next += vectors * kLanes;
+  }
+}
+
+INLINE void add_mask(float* scores, const float* mask, int keys) {
+  int j = 0;
+  for (; j + kLanes <= keys; j += kLanes)
+    store(scores + j, load(scores + j) + load(mask + j) * kLog2E);
+  for (; j < keys; ++j) scores[j] += mask[j] * kLog2E;
+}
+
+INLINE Vec largest(const float* scores, int padded) {
+  Vec most = splat(kNothing);
+  for (int j = 0; j < padded; j += kLanes) most = larger(load(scores + j), most);
+  return most;
 }
 
 // Brings scores down whose largest one is too large for exp2_below, or is -inf: then there is
 // nothing to read, all weights become 0, and no NaN is made. Returns what is now the largest.
-Vec lowered(float* scores, int padded, Vec top) {
-  if (top[0] == kNothing) return Vec{};
-  for (int j = 0; j < padded; j += kLanes) store(scores + j, load(scores + j) - top);
-  return Vec{};
-}
-
-// A row's mask is added; the largest score, rounded up, is returned. Keys from ``real`` up to
-// ``padded`` get -inf.
-INLINE Vec top_of(float* scores, int real, int padded, const float* mask) {
-  Vec most = splat(kNothing);
-  int j = 0;
-  if (mask) {
-    for (; j + kLanes <= real; j += kLanes) {
-      const Vec x = load(scores + j) + load(mask + j) * kLog2E;
-      store(scores + j, x);
-      most = larger(x, most);
-    }
-  } else {
-    for (; j + kLanes <= real; j += kLanes) most = larger(load(scores + j), most);
-  }
-  for (; j < padded; j += kLanes) {
-    Vec added{};
-    for (int i = 0; mask && i < real - j; ++i) added[i] = mask[j + i];
-    const Vec x = load(scores + j) + added * kLog2E;
-    store(scores + j, select(iota() < real - j, x, splat(kNothing)));
-    most = larger(load(scores + j), most);
-  }
-  const Vec top = whole_above(largest(most));
-  return top[0] <= kLargestTop && top[0] >= -kLargestTop ? top : lowered(scores, padded, top);
+float lowered(float* scores, int padded, float top) {
+  for (int j = 0; top != kNothing && j < padded; j += kLanes)
+    store(scores + j, load(scores + j) - top);
+  return 0.0f;
 }
 
 // A row of scores becomes weights that still lack the division by their sum; returned are its
@@ -184,134 +310,138 @@ INLINE Vec weigh(float* scores, int padded, Vec top) {
   return total;
 }
 
-// The first ``keys`` of ``packed`` ones.
-template <int R>
-INLINE void score_rows(const float* q, int64_t row, const Head& head, int dim, int keys,
-                       int packed) {
-  const float* panel = head.keys;
-  for (int first = 0; first < keys; first += kPanel, panel += static_cast<size_t>(kPanel) * dim) {
-    const int width = smaller(kPanel, round_up(packed, kLanes) - first);
-    float* scores = head.scores + first;
-    if (kVectors > 2 && keys - first > 2 * kLanes)
-      score_tile<R, kVectors>(q, row, panel, width, dim, scores, head.stride);
-    else if (keys - first > kLanes)
-      score_tile<R, 2>(q, row, panel, width, dim, scores, head.stride);
-    else
-      score_tile<R, 1>(q, row, panel, width, dim, scores, head.stride);
-  }
-}
+// A head, its keys packed.
+struct Head {
+  const EpAttention& a;
+  const Plan& plan;
+  int batch, h, real;  // of its keys, the first ``real``
+  const float *packed, *values;
+  int64_t value_row;
+  float* scores;  // of a block
 
-template <int R>
-INLINE void mix_rows(const Head& head, int keys, int dim, const float* inverse, float* out,
-                     int64_t row) {
-  int first = 0;
-  // 4 vectors go as 2 + 2: one alone would leave the multipliers waiting for its sums.
-  for (int left; (left = ceil_div(dim - first, kLanes)) > 0;) {
-    const float* values = head.values + first;
-    const int columns = dim - first;
-    if (kVectors > 2 && left >= 3 && left != 4) {
-      mix_tile<R, 3>(head.scores, head.stride, values, head.width, keys, inverse, out + first, row,
-                     columns);
-      first += 3 * kLanes;
-    } else if (left >= 2) {
-      mix_tile<R, 2>(head.scores, head.stride, values, head.width, keys, inverse, out + first, row,
-                     columns);
-      first += 2 * kLanes;
-    } else {
-      mix_tile<R, 1>(head.scores, head.stride, values, head.width, keys, inverse, out + first, row,
-                     columns);
-      first += kLanes;
-    }
+  int keys(int end) const { return a.causal ? smaller(real, end) : real; }
+  const float* q(int query) const {
+    return a.q + (static_cast<int64_t>(batch) * a.queries + query) * q_row(a) + h * a.head_dim;
   }
-}
-
-// Rows ``first`` to ``first + R`` of one query head.
-template <int R>
-void attend(const EpAttention& a, const Head& head, int batch, int h, int first, int real,
-            float* received) {
-  const int64_t row = static_cast<int64_t>(a.heads) * a.head_dim;
-  const int64_t place = (static_cast<int64_t>(batch) * a.queries + first) * row + h * a.head_dim;
-  const int keys = a.causal ? smaller(real, first + R) : real;
-  const int padded = round_up(keys, kLanes);
-  score_rows<R>(a.q + place, row, head, a.head_dim, keys, real);
-  Vec tops[R], totals[R];
-  float inverse[R];
-  // Row after row, each step on its own: in one loop, every row would wait for its own sums.
-  for (int r = 0; r < R; ++r) {
-    const float* mask =
-        a.mask ? a.mask + batch * a.mask_batch + h * a.mask_head + (first + r) * a.mask_query
-               : nullptr;
-    const int own = a.causal ? smaller(keys, first + r + 1) : keys;
-    tops[r] = top_of(head.scores + r * head.stride, own, padded, mask);
+  float* out(int query) const {
+    return a.out + (static_cast<int64_t>(batch) * a.queries + query) * q_width(a) + h * a.head_dim;
   }
-  for (int r = 0; r < R; ++r) totals[r] = weigh(head.scores + r * head.stride, padded, tops[r]);
-  for (int r = 0; r < R; ++r) {
-    const float all = sum(totals[r])[0];
-    inverse[r] = all == 0.0f ? 0.0f : 1.0f / all;
-  }
-  if (received) {
-    for (int r = 0; r < R; ++r) {
-      const float weight = a.query_weights ? a.query_weights[batch * a.queries + first + r] : 1.0f;
-      const float* weights = head.scores + r * head.stride;
-      for (int j = 0; j < keys; ++j) received[j] += weights[j] * (inverse[r] * weight);
-    }
-  }
-  mix_rows<R>(head, keys, a.head_dim, inverse, a.out + place, row);
-}
-
-template <int R>
-INLINE void attend_any(int rows, const EpAttention& a, const Head& head, int batch, int h,
-                       int first, int real, float* received) {
-  if (rows == R)
-    attend<R>(a, head, batch, h, first, real, received);
-  else if constexpr (R > 1)
-    attend_any<R - 1>(rows, a, head, batch, h, first, real, received);
-}
-
-// Steps are (batch, kv head, part of the query rows).
-struct Steps {
-  int blocks, parts, count;
-
-  explicit Steps(const EpAttention& a) {
-    const int heads = a.batch * a.kv_heads;
-    blocks = ceil_div(a.queries, kRows);
-    parts = smaller(blocks, ceil_div(a.threads < 1 ? 1 : a.threads, heads < 1 ? 1 : heads));
-    count = heads * parts;
+  const float* mask(int query) const {
+    if (!a.mask) return nullptr;
+    return a.mask + batch * a.mask_batch + h * a.mask_head + query * a.mask_query;
   }
 };
 
-void run_step(const EpAttention& a, const Steps& steps, int step, float* workspace) {
-  const int part = step % steps.parts, group = step / steps.parts % a.kv_heads;
-  const int batch = step / steps.parts / a.kv_heads;
-  const int real =
-      a.lengths ? smaller(a.keys, a.lengths[batch] < 0 ? 0 : a.lengths[batch]) : a.keys;
-  const int64_t row = static_cast<int64_t>(a.kv_heads) * a.head_dim;
-  const int64_t place = static_cast<int64_t>(batch) * a.keys * row + group * a.head_dim;
-  const Head head(a, workspace);
-  pack_keys(a.k + place, row, real, a.head_dim, a.scale * kLog2E, head.keys);
-  pack_values(a.v + place, row, real, a.head_dim, head.width, head.values);
-  float* received = a.received ? a.received + static_cast<int64_t>(step) * a.keys : nullptr;
-  for (int j = 0; received && j < a.keys; ++j) received[j] = 0.0f;
-  const int repeat = a.heads / a.kv_heads;
-  for (int h = group * repeat; h < (group + 1) * repeat; ++h) {
-    for (int b = steps.blocks * part / steps.parts; b < steps.blocks * (part + 1) / steps.parts;
-         ++b) {
-      // Blocks of like size: 17 rows go as 6 + 6 + 5, not as 8 + 8 + 1.
-      const int first = static_cast<int64_t>(a.queries) * b / steps.blocks;
-      const int rows = static_cast<int64_t>(a.queries) * (b + 1) / steps.blocks - first;
-      attend_any<kRows>(rows, a, head, batch, h, first, real, received);
-    }
+template <int R>
+INLINE void score(int rows, const Head& head, int first, float* scores) {
+  if (rows == R)
+    score_rows<R>(head.q(first), q_row(head.a), head.packed, head.a.head_dim, head.keys(first + R),
+                  head.real, scores, head.plan.stride);
+  else if constexpr (R > 1)
+    score<R - 1>(rows, head, first, scores);
+}
+
+template <int R>
+INLINE void mix(int rows, const Head& head, int first, const float* weights, const float* inverse) {
+  if (rows == R)
+    mix_rows<R>(weights, head.plan.stride, head.values, head.value_row, head.keys(first + R),
+                head.a.head_dim, inverse, head.out(first), q_width(head.a));
+  else if constexpr (R > 1)
+    mix<R - 1>(rows, head, first, weights, inverse);
+}
+
+// Masks are added, and what comes after a causal query is hidden.
+void mask_rows(const Head& head, int first, int rows, int padded, float* scores) {
+  const int stride = head.plan.stride;
+  for (int r = 0; head.a.mask && r < rows; ++r)
+    add_mask(scores + r * stride, head.mask(first + r), head.keys(first + r + 1));
+  for (int r = 0; head.a.causal && r < rows; ++r)
+    hide(scores + r * stride, head.keys(first + r + 1), padded);
+}
+
+// ``tops`` gets the largest score of each of up to kLanes rows.
+void find_tops(int count, int padded, float* scores, int stride, float* tops) {
+  Vec most[kLanes] = {};
+  for (int r = 0; r < count; ++r) most[r] = largest(scores + r * stride, padded);
+  const Vec top = whole_above(folded(most, larger));
+  store(tops, top);
+  if (!any((top > kLargestTop) | (top < -kLargestTop))) return;
+  for (int r = 0; r < count; ++r)
+    if (!(tops[r] <= kLargestTop && tops[r] >= -kLargestTop))
+      tops[r] = lowered(scores + r * stride, padded, tops[r]);
+}
+
+// Their scores become weights; ``factors``, until now their tops, what they are still to be
+// multiplied by.
+void weigh_rows(int count, int padded, float* scores, int stride, float* factors) {
+  Vec totals[kLanes] = {};
+  for (int r = 0; r < count; ++r) totals[r] = weigh(scores + r * stride, padded, splat(factors[r]));
+  const Vec all = folded(totals, [](Vec x, Vec y) { return x + y; });
+  store(factors, select(all == 0.0f, Vec{}, 1.0f / all));
+}
+
+void add_received(const Head& head, int query, const float* weights, float inverse,
+                  float* received) {
+  const EpAttention& a = head.a;
+  const float weight = a.query_weights ? a.query_weights[head.batch * a.queries + query] : 1.0f;
+  for (int j = 0; j < head.keys(query + 1); ++j) received[j] += weights[j] * (inverse * weight);
+}
+
+// The rows of tiles ``tile`` to ``last``, a block.
+void attend(const Head& head, int tile, int last, float* received) {
+  const Plan& plan = head.plan;
+  const int first = plan.row(tile), rows = plan.row(last) - first, stride = plan.stride;
+  float factors[kScores / kLanes + kRows + kLanes];
+  for (int t = tile; t < last; ++t) {
+    const int row = plan.row(t);
+    score<kRows>(plan.row(t + 1) - row, head, row, head.scores + (row - first) * stride);
+  }
+  // Each step goes through all rows: in one loop, every row would wait for its own sums.
+  const int padded = round_up(head.keys(first + rows), kLanes);
+  mask_rows(head, first, rows, padded, head.scores);
+  for (int r = 0; r < rows; r += kLanes)
+    find_tops(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r);
+  for (int r = 0; r < rows; r += kLanes)
+    weigh_rows(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r);
+  for (int r = 0; received && r < rows; ++r)
+    add_received(head, first + r, head.scores + r * stride, factors[r], received);
+  for (int t = tile; t < last; ++t) {
+    const int row = plan.row(t), r = row - first;
+    mix<kRows>(plan.row(t + 1) - row, head, row, head.scores + r * stride, factors + r);
   }
 }
 
-int32_t steps_of(const EpAttention* a) { return Steps(*a).count; }
+void run_step(const EpAttention& a, const Plan& plan, int step, float* workspace) {
+  const int part = step % plan.parts, pair = step / plan.parts;
+  const int group = pair % a.kv_heads, batch = pair / a.kv_heads;
+  const int real =
+      a.lengths ? smaller(a.keys, a.lengths[batch] < 0 ? 0 : a.lengths[batch]) : a.keys;
+  const int64_t first = static_cast<int64_t>(batch) * a.keys, column = group * a.head_dim;
+  const float* v = a.v + first * v_row(a) + column;
+  Head head{a, plan, batch, 0, real, workspace, v, v_row(a), workspace + plan.scores};
+  pack_keys(a.k + first * k_row(a) + column, k_row(a), real, a.head_dim, a.scale * kLog2E,
+            workspace);
+  if (!plan.in_place) {
+    head.values = workspace + plan.values;
+    head.value_row = round_up(a.head_dim, kLanes);
+    pack_values(v, v_row(a), real, a.head_dim, head.value_row, workspace + plan.values);
+  }
+  float* received = a.received ? a.received + static_cast<int64_t>(step) * a.keys : nullptr;
+  for (int j = 0; received && j < a.keys; ++j) received[j] = 0.0f;
+  const int repeat = a.heads / a.kv_heads, end = plan.tiles * (part + 1) / plan.parts;
+  for (head.h = group * repeat; head.h < (group + 1) * repeat; ++head.h)
+    for (int t = plan.tiles * part / plan.parts; t < end; t += plan.block)
+      attend(head, t, smaller(end, t + plan.block), received);
+}
 
-size_t workspace_of(const EpAttention* a) { return Head::floats(*a) * sizeof(float); }
+int32_t steps_of(const EpAttention* a) { return Plan(*a).steps; }
+
+size_t workspace_of(const EpAttention* a) { return (Plan(*a).floats + kAligned) * sizeof(float); }
 
 void run(const EpAttention* a, int32_t first, int32_t last, void* workspace) {
-  const Steps steps(*a);
+  const Plan plan(*a);
   for (int step = first; step < last; ++step)
-    run_step(*a, steps, step, static_cast<float*>(workspace));
+    run_step(*a, plan, step, aligned(static_cast<float*>(workspace)));
 }
 
 int64_t peak(int64_t rounds) {
@@ -329,11 +459,6 @@ int64_t peak(int64_t rounds) {
 }
 
 }  // namespace
-
-#define EP_STRING_OF(text) #text
-#define EP_STRING(text) EP_STRING_OF(text)
-#define EP_JOIN_OF(a, b) a##b
-#define EP_JOIN(a, b) EP_JOIN_OF(a, b)
 
 extern "C" const EpAttentionKernel EP_JOIN(ep_attention_, EP_ISA) = {
     EP_STRING(EP_ISA), kLanes, steps_of, workspace_of, run, peak};

@@ -9,7 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef EP_PUBLIC
 #define EP_PUBLIC __attribute__((visibility("default")))
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,9 +27,11 @@ typedef struct {
   float scale;
   int32_t causal;   // query i reads keys 0 to i
   int32_t threads;  // that will run the steps; more steps are made where there are few heads
-  const float* q;   // [batch, queries, heads x head_dim]
-  const float* k;   // [batch, keys, kv_heads x head_dim]
-  const float* v;   // [batch, keys, kv_heads x head_dim]
+  // Floats from a token to the next, as in one tensor of queries, keys and values; 0: no gap.
+  int32_t q_row, k_row, v_row;
+  const float* q;  // [batch, queries, heads x head_dim]
+  const float* k;  // [batch, keys, kv_heads x head_dim]
+  const float* v;  // [batch, keys, kv_heads x head_dim]
   // Added to the scaled scores; null: nothing is. Strides in floats, 0 where it broadcasts; the
   // keys are contiguous.
   const float* mask;

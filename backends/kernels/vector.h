@@ -18,11 +18,42 @@ typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
 typedef float VecAnywhere __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
+typedef float Quad __attribute__((vector_size(16)));
+typedef float QuadAnywhere __attribute__((vector_size(16), aligned(4), may_alias));
+
 static inline Vec load(const float* from) { return *reinterpret_cast<const VecAnywhere*>(from); }
 static inline void store(float* to, Vec x) { *reinterpret_cast<VecAnywhere*>(to) = x; }
+static inline Quad load4(const float* from) { return *reinterpret_cast<const QuadAnywhere*>(from); }
+static inline void store4(float* to, Quad x) { *reinterpret_cast<QuadAnywhere*>(to) = x; }
 static inline Vec splat(float x) { return x - Vec{}; }
 static inline Vec select(VecInt condition, Vec yes, Vec no) { return condition ? yes : no; }
 static inline Vec larger(Vec x, Vec y) { return select(x > y, x, y); }
+static inline Vec lesser(Vec x, Vec y) { return select(x < y, x, y); }
+
+// Only the first ``count`` lanes are read, the others are ``rest``; only they are written.
+static inline Vec load_some(const float* from, int count, float rest = 0.0f) {
+  if (count >= kLanes) return load(from);
+  Vec x = splat(rest);
+  for (int i = 0; i < count; ++i) x[i] = from[i];
+  return x;
+}
+static inline void store_some(float* to, Vec x, int count) {
+  if (count >= kLanes) return store(to, x);
+  for (int i = 0; i < count; ++i) to[i] = x[i];
+}
+
+// Calls step(at, left, i) for each vector of a row of ``count`` floats; ``left`` tells how many
+// there are from ``at`` on. Four vectors (i) in turn: one sum alone would wait for each addition.
+constexpr int kTurns = 4;
+template <typename Step>
+static inline __attribute__((always_inline)) void each_vector(int count, Step step) {
+  int at = 0;
+  for (; at + kTurns * kLanes <= count; at += kTurns * kLanes)
+    _Pragma("GCC unroll 4") for (int i = 0; i < kTurns; ++i) step(at + i * kLanes, kLanes, i);
+  for (; at < count; at += kLanes) step(at, count - at, 0);
+}
+
+static inline bool any(VecInt condition) { return __builtin_reduce_or(condition) != 0; }
 
 static inline VecInt iota() {
   VecInt result;
@@ -39,22 +70,32 @@ struct UpTo<0, kLane...> {
   using Each = Lanes<kLane...>;
 };
 
-// The largest, or the sum, of all lanes, in every lane.
+// ``x`` in the lanes before ``count``, ``rest`` in the others.
+static inline Vec first_lanes(int count, Vec x, float rest) {
+  return select(iota() < count, x, splat(rest));
+}
+
+// The sum of each 2 x kHalf lanes in every one of them; of all, if not told.
 template <int kHalf, int... kLane>
 static inline Vec across(Vec x, Lanes<kLane...>) {
   return __builtin_shufflevector(x, x, (kLane ^ kHalf)...);
-}
-template <int kHalf = kLanes / 2>
-static inline Vec largest(Vec x) {
-  x = larger(x, across<kHalf>(x, UpTo<kLanes>::Each()));
-  if constexpr (kHalf > 1) return largest<kHalf / 2>(x);
-  return x;
 }
 template <int kHalf = kLanes / 2>
 static inline Vec sum(Vec x) {
   x += across<kHalf>(x, UpTo<kLanes>::Each());
   if constexpr (kHalf > 1) return sum<kHalf / 2>(x);
   return x;
+}
+
+// kCount floats, 4 or kLanes of them, again and again.
+template <int... kLane>
+static inline Vec repeated(Quad x, Lanes<kLane...>) {
+  return __builtin_shufflevector(x, x, (kLane % 4)...);
+}
+template <int kCount>
+static inline Vec load_again(const float* from) {
+  if constexpr (kCount == kLanes) return load(from);
+  return repeated(load4(from), UpTo<kLanes>::Each());
 }
 
 // The next whole number, or one more; as they are from 2^22 on.
@@ -75,12 +116,12 @@ static inline Vec exp2_below(Vec x, Vec top) {
   const Vec shift = 12582912.0f - top;
   const Vec shifted = x + shift;
   const Vec f = x - (shifted - shift);
-  Vec p = splat(1.3276471993e-03f);
-  p = p * f + 9.6755413344e-03f;
-  p = p * f + 5.5507132735e-02f;
-  p = p * f + 2.4022119724e-01f;
-  p = p * f + 6.9314696706e-01f;
-  p = p * f + 1.0000000717e+00f;
+  // By pairs: in one chain, the multiplications wait for each other.
+  const Vec ff = f * f;
+  const Vec low = 6.9314696706e-01f * f + 1.0000000717e+00f;
+  const Vec middle = 5.5507132735e-02f * f + 2.4022119724e-01f;
+  const Vec high = 1.3276471993e-03f * f + 9.6755413344e-03f;
+  const Vec p = (high * ff + middle) * ff + low;
   // Casts between vector types keep the bits.
   const VecInt bits = (VecInt)p + ((VecInt)shifted << 23);
   return select(x < top - 126.0f, Vec{}, (Vec)bits);

@@ -18,7 +18,7 @@ struct Region {
   NodeRecord* nodes;
   int64_t* sizes;  // elements of the inputs, then of the outputs
   unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
-  size_t workspace_bytes;  // of one thread
+  size_t workspace_bytes;                                            // of one thread
   int threads;
 };
 
@@ -149,7 +149,8 @@ const char* check_attention(const Region& r, const NodeRecord& node) {
 
 bool run_attention(const Region& r, const Operands& at, Threads& threads) {
   EpAttention call = attention_of(r, at.node);
-  call.q = at.at(0), call.k = at.at(1), call.v = at.at(2), call.mask = at.at(3), call.out = at.at(4);
+  call.q = at.at(0), call.k = at.at(1), call.v = at.at(2), call.mask = at.at(3),
+  call.out = at.at(4);
   const EpAttentionKernel& kernel = attention_kernel();
   return share(threads, r.threads, kernel.steps(&call), [&](int part, int first, int last) {
     kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);

@@ -21,6 +21,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("batch", "queries", "keys", "heads", "kv_heads")),
         *(("head_dim", ctypes.c_int32), ("scale", ctypes.c_float)),
         *(("causal", ctypes.c_int32), ("threads", ctypes.c_int32)),
+        *((f"{name}_row", ctypes.c_int32) for name in ("q", "k", "v")),
         *((name, _Floats) for name in ("q", "k", "v", "mask")),
         *((f"mask_{axis}", ctypes.c_int64) for axis in ("batch", "head", "query")),
         *(("lengths", ctypes.POINTER(ctypes.c_int32)), ("out", _Floats)),
@@ -52,7 +53,8 @@ class SlimAttention:
     Called again it computes anew from what the tensors then hold.
 
     Args:
-        q: queries ``[batch, queries, heads * head_dim]``, float32, as projections write them.
+        q: queries ``[batch, queries, heads * head_dim]``, float32, as projections write them;
+            parts of one tensor of queries, keys and values are read where they are.
         k, v: ``[batch, keys, kv_heads * head_dim]``.
         kv_heads: fewer than ``heads`` for grouped queries; None: as many.
         scale: of the products; None: ``head_dim ** -0.5``.
@@ -99,10 +101,11 @@ class SlimAttention:
             raise InputError(f"slim attention: got k {list(k.shape)} and v {list(v.shape)}")
         head_dim = width // heads
         self.out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        self._held = [each.contiguous() for each in (q, k, v)]
+        self._held = [each if _in_rows(each) else each.contiguous() for each in (q, k, v)]
         self._call = _Call(
             *(batch, queries, keys, heads, groups, head_dim),
             *(head_dim**-0.5 if scale is None else scale, int(causal), 1),
+            *(each.stride(1) for each in self._held),
             *map(_floats, self._held),
         )
         self._call.out = _floats(self.out)
@@ -166,6 +169,13 @@ def library() -> ctypes.CDLL:
     loaded.ep_attention_kernel.restype = ctypes.POINTER(_Kernel)
     loaded.ep_attention_refuses.restype = ctypes.c_char_p
     return loaded
+
+
+def _in_rows(tensor: Tensor) -> bool:
+    """Whether its tokens are rows at one distance, throughout all batches."""
+    batches, tokens, width = tensor.shape
+    batch, row, column = tensor.stride()
+    return column == 1 and row >= width and (batches == 1 or batch == tokens * row)
 
 
 def _floats(tensor: Tensor) -> object:

@@ -20,7 +20,7 @@ from edgeprune.versions import versions
 # Kernels own no state and call nothing: no exceptions, no types at run time, no errno.
 KERNEL_FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-nostdinc++"),
-    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-fno-exceptions", "-fno-rtti", "-ffp-contract=fast-honor-pragmas", "-fno-math-errno"),
     *("-Wall", "-Wextra", "-Werror"),
 )
 ADAPTER_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
@@ -96,13 +96,17 @@ def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> N
 
 def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object."""
-    kernels = sources() / "kernels"
-    for kernel, flags in target.kernels.items():
-        source = str(kernels / "slim_attention.cc")
-        yield (*KERNEL_FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", source)
-    yield (*KERNEL_FLAGS, "-c", str(kernels / "dispatch.cc"))
-    for folder in library.folders:
-        for adapter in sorted((sources() / folder).glob("*.cc")):
+    folder = sources() / "kernels"
+    for source, kernels in (
+        ("slim_attention.cc", target.kernels),
+        ("layer_norm.cc", target.kernels),
+        ("linear_int8.cc", target.linear),
+    ):
+        for kernel, flags in kernels.items():
+            yield (*KERNEL_FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", str(folder / source))
+    yield (*KERNEL_FLAGS, "-c", str(folder / "dispatch.cc"))
+    for adapters in library.folders:
+        for adapter in sorted((sources() / adapters).glob("*.cc")):
             yield (*ADAPTER_FLAGS, *library.compile_flags(sdk), "-c", str(adapter))
 
 

@@ -16,12 +16,14 @@ class Target:
 
     Attributes:
         triple: as zig names it, with the oldest C library that will do.
-        kernels: instruction set -> flags; the sources are compiled once for each.
+        kernels: instruction set -> flags; attention and normalisation are compiled for each.
+        linear: the same for linear layers in 8 bits, which have instructions of their own.
         with_libc: whether the library may use one. Android's is not here to link with.
     """
 
     triple: str
     kernels: Mapping[str, tuple[str, ...]]
+    linear: Mapping[str, tuple[str, ...]]
     with_libc: bool = True
 
     @property
@@ -38,12 +40,22 @@ _X86 = {
     "avx2": ("-mavx2", "-mfma"),
     "sse2": (),
 }
+_X86_LINEAR = {
+    "avx512vnni": (*_X86["avx512"], "-mavx512vnni"),
+    "avxvnni": (*_X86["avx2"], "-mavxvnni"),
+    **_X86,
+}
 _ARM: dict[str, tuple[str, ...]] = {"neon": ()}
+_ARM_LINEAR = {
+    "neon_i8mm": ("-mcpu=generic+dotprod+i8mm",),
+    "neon_dot": ("-mcpu=generic+dotprod",),
+    **_ARM,
+}
 
 TARGETS = {
-    "x86_64-linux": Target("x86_64-linux-gnu.2.28", _X86),
-    "aarch64-linux": Target("aarch64-linux-gnu.2.28", _ARM),
-    "aarch64-android": Target("aarch64-linux-android", _ARM, with_libc=False),
+    "x86_64-linux": Target("x86_64-linux-gnu.2.28", _X86, _X86_LINEAR),
+    "aarch64-linux": Target("aarch64-linux-gnu.2.28", _ARM, _ARM_LINEAR),
+    "aarch64-android": Target("aarch64-linux-android", _ARM, _ARM_LINEAR, with_libc=False),
 }
 
 

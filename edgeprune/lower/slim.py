@@ -95,7 +95,7 @@ def _fuse_norm(module: GraphModule, norm: Node) -> None:
         for place, name in ((2, "weight"), (3, "bias"))
     )
     assert isinstance(x, Node)
-    if len(shape) != 1 or weight is None or x.meta["val"].dtype != torch.float32:
+    if len(shape) != 1 or weight is None or not _fits(x):
         return
     graph, eps = module.graph, float(argument(norm, 4, "eps", 1e-5))
     bias = torch.zeros_like(weight) if bias is None else bias
@@ -107,9 +107,16 @@ def _fuse_norm(module: GraphModule, norm: Node) -> None:
             for n, t in zip("wb", (weight, bias), strict=True)
         ]
         both = emit(graph, OURS.add_layer_norm.default, *(summands or (x, None)), *held, eps)
-        replace(norm, emit(graph, operator.getitem, both, 0))
-        if summands is not None and x.users:
-            replace(x, emit(graph, operator.getitem, both, 1))
+        normed, total = (emit(graph, operator.getitem, both, part) for part in (0, 1))
+    replace(norm, normed)
+    if summands is not None:
+        replace(x, total)
+
+
+def _fits(x: Node) -> bool:
+    """Whether a region can hold it."""
+    like = x.meta["val"]
+    return like.dtype == torch.float32 and like.dim() <= 4 and like.numel() > 0
 
 
 def _summands(x: Node) -> tuple[Node, Node] | None:
@@ -127,7 +134,7 @@ def _quantise_linear(module: GraphModule, linear: Node) -> None:
     weight = attribute_of(module, argument(linear, 1, "weight"))
     held_bias = attribute_of(module, bias)
     assert isinstance(x, Node)
-    if weight is None or (bias is not None and held_bias is None):
+    if weight is None or (bias is not None and held_bias is None) or not _fits(x):
         return
     scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     rounded = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.kernels import SlimAttention, host_target, kernel_named
+from edgeprune.kernels.attention import library
 from edgeprune.kernels.build import sources
 from edgeprune.kernels.targets import TARGETS
 
@@ -112,13 +113,25 @@ def test_any_sizes_and_options_give_attention(kernel: str, data: st.DataObject) 
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("tokens", [1, 2, 3, 15, 16, 17, 31, 33, 127, 128, 129, 512, 1000])
-def test_token_counts_at_the_edges_of_vectors_and_tiles(kernel: str, tokens: int) -> None:
-    q, k, v = drawn(1, tokens, tokens, 3, 3, 32)
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 15, 16, 17, 21, 24, 31, 33, 127, 129, 512, 1000])
+@pytest.mark.parametrize("dim", [32, 36])
+def test_token_counts_at_the_edges_of_vectors_and_tiles(kernel: str, tokens: int, dim: int) -> None:
+    q, k, v = drawn(1, tokens, tokens, 3, 3, dim)
     call = SlimAttention(q, k, v, 3, kernel=kernel)
     assert relative_error(call(), true_attention(q, k, v, 3, 3)[0]) <= TOLERANCE
     first = call().clone()
     assert torch.equal(call(), first), "nothing is kept from call to call"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("tokens", [20, 60])
+def test_parts_of_one_tensor_are_read_where_they_are(kernel: str, tokens: int) -> None:
+    fused = torch.randn(2, tokens, 3 * 384)
+    q, k, v = fused.chunk(3, dim=-1)
+    call = SlimAttention(q, k, v, 12, kernel=kernel)
+    assert relative_error(call(), true_attention(q, k, v, 12, 12)[0]) <= TOLERANCE
+    fused.normal_()
+    assert relative_error(call(), true_attention(q, k, v, 12, 12)[0]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -195,7 +208,8 @@ def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
     source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
     subprocess.run([*command, "-o", str(library), "-lm"], check=True)
-    q, k, v = drawn(2, 9, 21, 4, 2, 24)
+    q = torch.randn(2, 9, 4 * 24)
+    k, v = torch.randn(2, 21, 2 * 2 * 24).chunk(2, dim=-1)
     options = {"causal": True, "lengths": torch.tensor([21, 0]), "mask": torch.randn(1, 4, 1, 21)}
     call = SlimAttention(q, k, v, 4, 2, **options)  # type: ignore[arg-type]
     fast = call().clone()
@@ -218,5 +232,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         SlimAttention(*drawn(1, 4, 4, 1, 1, 129), 1)
     with pytest.raises(InputError, match="no multiple of the key-value heads"):
         SlimAttention(*drawn(1, 4, 4, 3, 2, 8), 3, 2)
+    call = SlimAttention(q, k, v, 4)
+    call._call.k_row = 31
+    assert library().ep_attention_refuses(ctypes.byref(call._call)) == b"rows that overlap"
     with pytest.raises(InputError, match=r"got torch\.float64, wanted float32"):
         SlimAttention(q.double(), k.double(), v.double(), 4)

@@ -1,0 +1,97 @@
+"""Layer normalisation of a residual sum, called from Python on tensors in memory."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from edgeprune.errors import InputError
+from edgeprune.kernels.attention import library
+
+
+class _Call(ctypes.Structure):
+    """``EpNorm`` of layer_norm.h."""
+
+    _fields_ = (
+        *(("rows", ctypes.c_int32), ("width", ctypes.c_int32), ("eps", ctypes.c_float)),
+        *((name, ctypes.c_void_p) for name in ("x", "residual", "weight", "bias", "sum", "out")),
+    )
+
+
+_CallAt = ctypes.POINTER(_Call)
+
+
+class _Kernel(ctypes.Structure):
+    """``EpNormKernel`` of layer_norm.h."""
+
+    _fields_ = (
+        *(("name", ctypes.c_char_p), ("lanes", ctypes.c_int32)),
+        ("run", ctypes.CFUNCTYPE(None, _CallAt, ctypes.c_int32, ctypes.c_int32)),
+    )
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    kernel: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Normalise the rows of ``x + residual``.
+
+    Args:
+        x, residual: ``[..., width]``, float32.
+        weight, bias: ``[width]``, float32.
+        kernel: an instruction set, such as "avx2"; None: the fastest that runs here.
+
+    Returns:
+        What is normalised, and the sum before that; both ``[..., width]``.
+
+    Raises:
+        InputError: sizes or types that no kernel takes, or no such kernel on this machine.
+    """
+    width = x.shape[-1]
+    wanted = {"x": (x, x.shape), "weight": (weight, (width,)), "bias": (bias, (width,))}
+    if residual is not None:
+        wanted["residual"] = (residual, x.shape)
+    for name, (tensor, shape) in wanted.items():
+        if tensor.dtype != torch.float32 or tensor.shape != torch.Size(shape):
+            raise InputError(
+                f"layer norm: got {name} {list(tensor.shape)} of {tensor.dtype}, "
+                f"wanted {list(shape)} of {torch.float32}"
+            )
+    held = {name: tensor.contiguous() for name, (tensor, _) in wanted.items()}
+    held["sum"], held["out"] = torch.empty(x.shape), torch.empty(x.shape)
+    rows = x.numel() // width if width else 0
+    places = {name: tensor.data_ptr() for name, tensor in held.items()}
+    call = _Call(rows, width, eps, **places)
+    if reason := _library().ep_norm_refuses(ctypes.byref(call)):
+        raise InputError(f"layer norm: {reason.decode()}")
+    norm_kernel_named(kernel).run(ctypes.byref(call), 0, rows)
+    return held["out"], held["sum"]
+
+
+def norm_kernel_named(name: str | None) -> _Kernel:
+    """The kernel of that name, or the fastest that this machine runs.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = _library().ep_norm_kernel(name.encode() if name else None)
+    if not found:
+        raise InputError(f"layer norm: this machine runs no kernel '{name}'")
+    kernel: _Kernel = found.contents
+    return kernel
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    loaded = library()
+    loaded.ep_norm_kernel.restype = ctypes.POINTER(_Kernel)
+    loaded.ep_norm_refuses.restype = ctypes.c_char_p
+    return loaded
