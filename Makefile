@@ -30,4 +30,4 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edgeprune
-	$(BIN)/clang-format --dry-run --Werror backends/kernels/*
+	$(BIN)/clang-format --dry-run --Werror backends/kernels/* backends/litert/*

@@ -2,16 +2,16 @@
 #ifndef EDGEPRUNE_LITERT_OP_H
 #define EDGEPRUNE_LITERT_OP_H
 
+#include "../kernels/layer_norm.h"
 #include "../kernels/slim_attention.h"
 #include "flexbuffer.h"
 #include "tflite_abi.h"
 
 // A node's tensors as they are now. Before the first ``prepare`` they have no data.
 struct Tensors {
-  static constexpr int kMost = 4;
-  const TfLiteTensor* inputs[kMost];
-  int count;
-  const TfLiteTensor* output;
+  static constexpr int kMostInputs = 4, kMostOutputs = 2;
+  const TfLiteTensor *inputs[kMostInputs], *outputs[kMostOutputs];
+  int input_count, output_count;
 };
 
 struct Attributes {
@@ -19,23 +19,16 @@ struct Attributes {
   double numbers[kMost];  // as many, and in the order, as Op::attributes
 };
 
-struct NormCall {
-  const float *x, *weight, *bias, *residual;  // residual: added to x first; null: none
-  float* out;
-  int64_t rows, width;
-  float eps;
-};
-
 // What a node computes: steps that threads may share.
 struct Call {
   union {
     EpAttention attention;
-    NormCall norm;
+    EpNorm norm;
   };
   int32_t steps;
   double flops;
   size_t workspace_bytes;      // of one thread
-  const TfLiteIntArray* dims;  // of the output
+  const TfLiteIntArray* dims;  // of each output
 };
 
 struct Op {
