@@ -14,7 +14,9 @@ class Litert:
     """The runtime; XNNPACK gets what it takes, as LiteRT does by itself."""
 
     def __init__(self, threads: int) -> None:
-        import ai_edge_litert.interpreter  # noqa: F401  # loaded before anything is timed
+        # Loaded before anything is timed or weighed.
+        import ai_edge_litert.interpreter
+        import ai_edge_litert.schema_py_generated  # noqa: F401
 
         self._threads = threads
 
@@ -36,9 +38,12 @@ class LitertMethod:
     """A ``.tflite`` in the interpreter that apps use."""
 
     def __init__(self, path: str, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
 
-        self._interpreter = Interpreter(path, num_threads=threads)
+        from edgeprune.kernels.load import libraries_for_litert
+
+        ours = [load_delegate(str(library)) for library in libraries_for_litert(path)]
+        self._interpreter = Interpreter(path, num_threads=threads, experimental_delegates=ours)
         self._interpreter.allocate_tensors()
         # In the program's order, as the converter writes them; a signature sorts them by name.
         self._inputs = self._interpreter.get_input_details()
