@@ -44,8 +44,12 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything, quick things first; last a tiny model is lowered and run everywhere."""
+def examine(tflite_runtime: bool = False) -> Iterator[Finding]:
+    """Look at everything, quick things first; last a tiny model is lowered and run everywhere.
+
+    Args:
+        tflite_runtime: run it in LiteRT's predecessor too, which is installed for that.
+    """
     findings = [_python(), _system(), *_packages(), _cores(), _cache(), _disk()]
     yield from findings
     if all(finding.ok for finding in findings if finding.needed):
@@ -53,6 +57,8 @@ def examine() -> Iterator[Finding]:
 
         for name in RUNTIMES:
             yield _runtime(name)
+        if tflite_runtime:
+            yield from _tflite_runtime()
 
 
 def pins() -> dict[str, tuple[str, str]]:
@@ -164,3 +170,36 @@ def _lower_and_run(runtime: str) -> str:
     if error > 1e-5:
         raise EdgepruneError(f"a lowered linear layer is off by {error:.2g}")
     return "lowered and ran a linear layer with XNNPACK"
+
+
+def _tflite_runtime() -> Iterator[Finding]:
+    """A linear layer in tflite-runtime, whose last release errs in silence on int8 files."""
+    import torch
+
+    from edgeprune.devices.tflite_runtime import VERSION, run_in_tflite_runtime
+    from edgeprune.lower import Lowering, lower_graph
+
+    generator = torch.Generator().manual_seed(0)
+    layer, examples = torch.nn.Linear(64, 16).eval(), torch.randn(8, 64, generator=generator)
+    # Rows of different sizes, as every real layer has: a scale each.
+    layer.weight.data = (
+        torch.randn(16, 64, generator=generator) * torch.logspace(-1, 1, 16)[:, None]
+    )
+    for precision in ("fp32", "int8"):
+        name = f"tflite-runtime {precision}"
+        try:
+            with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+                path = Path(folder, "tiny.tflite")
+                how = Lowering(precision, "litert", "off")  # type: ignore[arg-type]
+                path.write_bytes(lower_graph(layer, (examples[:1],), how).data)
+                (got,) = run_in_tflite_runtime(path, (examples,))
+                cosine = float(torch.cosine_similarity(got, layer(examples)).min())
+        except (EdgepruneError, ImportError, OSError) as error:
+            yield Finding(name, False, str(error).splitlines()[0], needed=False)
+            continue
+        if cosine >= 0.99:
+            yield Finding(name, True, f"{VERSION} runs {precision} files right", needed=False)
+        else:
+            found = f"{VERSION} runs {precision} files WRONG without a word (cosine {cosine:.2f})"
+            remedy = "for apps with tflite-runtime lower with --precision fp32, or ship LiteRT"
+            yield Finding(name, False, found, False, remedy)

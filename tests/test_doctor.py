@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from command_line import edgeprune
 
 from edgeprune import doctor
+from edgeprune.devices import tflite_runtime
 from edgeprune.doctor import Finding, examine, pins
+from edgeprune.errors import InputError
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -67,3 +70,21 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "file" / "cache"))
     cache = by_name(list(examine()))["cache"]
     assert not cache.ok and cache.needed and "EDGEPRUNE_CACHE" in cache.remedy
+
+
+@pytest.mark.skipif(sys.version_info[:2] > (3, 11), reason="tflite-runtime has no package for it")
+def test_silently_wrong_int8_in_the_old_runtime_is_caught() -> None:
+    ended = edgeprune("doctor", "--tflite-runtime", "--json")
+    found = {finding["name"]: finding for finding in json.loads(ended.stdout)["findings"]}
+    assert ended.exit_code == 0
+    assert found["tflite-runtime fp32"]["ok"] and not found["tflite-runtime int8"]["ok"]
+    assert "WRONG without a word" in found["tflite-runtime int8"]["found"]
+    assert "--precision fp32" in found["tflite-runtime int8"]["remedy"]
+
+
+def test_a_python_that_the_old_runtime_has_no_package_for_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tflite_runtime, "NEWEST_PYTHON", (3, 10))
+    with pytest.raises(InputError, match="has packages for Python up to 3.10, this is 3.1"):
+        tflite_runtime.environment()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def validate(
     folder: Annotated[Path, typer.Argument(metavar="BUILD_DIR", help="A finished build.")],
     budget: Annotated[str | None, typer.Option(help="Another one than it was built for.")] = None,
+    tflite_runtime: Annotated[
+        bool, typer.Option("--tflite-runtime", help="Check it in tflite-runtime 2.14 too.")
+    ] = False,
 ) -> Outcome:
     """Check a build's model again: numerics, score, speed. Rewrites verdict.json.
 
@@ -34,7 +37,7 @@ def validate(
     from edgeprune.lower import Lowering, lower
     from edgeprune.program import Program
     from edgeprune.steps import capture_stage
-    from edgeprune.validate import Reference, Verdict, check_latency
+    from edgeprune.validate import Reference, Verdict, check_latency, with_tflite_runtime
     from edgeprune.validate import validate as check
 
     asked = Budget.parse(budget) if budget else None
@@ -70,6 +73,8 @@ def validate(
             predicted=before.predicted,
             runtime=device or opened.enter_context(connect("local")),
         )
+        if tflite_runtime:
+            verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())
     verdict.write(folder)
     _say(verdict, folder)
     return Outcome(verdict.to_json(), verdict.exit_code)
