@@ -147,3 +147,49 @@ def test_a_runtimes_module_loads_nothing_until_it_is_used() -> None:
         "sys.exit(any(n.startswith(('executorch', 'ai_edge_litert')) for n in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+class Attention(nn.Module):
+    """A linear layer and attention of two heads on what it gives: ``[1, 6, 16]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = self.mix(x).unflatten(2, (2, 8)).transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(split, split, split)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+def test_our_delegate_runs_the_composites_of_a_file(tmp_path: Path) -> None:
+    model, x = Attention().eval(), torch.randn(3, 6, 16)
+    path = tmp_path / "model.tflite"
+    lowered = lower_graph(model, (x[:1],), Lowering(runtime="litert"))
+    path.write_bytes(lowered.data)
+    ours = [row for row in lowered.delegation if row.delegate == "edgeprune"]
+    assert [row.op for row in ours] == ["edgeprune.slim_attention"]
+    with connect("local") as device:
+        assert isinstance(device, LocalDevice)
+        with device.predictor(path) as predict:
+            torch.testing.assert_close(predict((x,)), model(x), atol=1e-5, rtol=1e-5)
+        rows = {(row.op, row.delegate) for row in device.profile(Workload("a", path, (x[:1],)))}
+        assert {("linear", "xnnpack"), ("attention", "edgeprune")} <= rows
+        assert not [op for op, _ in rows if op in ("bmm", "softmax")]
+        with WorkerProcess(device.affinity, 1) as worker:
+            worker.ask("load", 60.0, name="model", path=str(path))
+            maps = Path(f"/proc/{worker._process.pid}/maps").read_text()
+    assert "libedgeprune_litert.so" in maps
+
+
+def test_a_file_with_composites_runs_where_our_delegate_is_not(tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    model, x = Attention().eval(), torch.randn(1, 6, 16)
+    data = lower_graph(model, (x,), Lowering(runtime="litert")).data
+    interpreter = Interpreter(model_content=data)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.numpy())
+    interpreter.invoke()
+    got = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    torch.testing.assert_close(torch.from_numpy(got), model(x), atol=1e-5, rtol=1e-5)
