@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DEVICES := build/devices
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
 
-.PHONY: install demo test nightly lint
+.PHONY: install demo test test-devices nightly lint
 
 install: $(STAMP)
 
@@ -23,6 +24,14 @@ demo: install
 test: install
 	$(PYTEST) --numprocesses 2 -m "not nightly"
 
+# Arm processors, without one: emulated. Installs Debian packages, so it must be root.
+test-devices: install $(DEVICES)/.installed
+	$(PYTEST) tests/on_devices
+
+$(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
+	tests/on_devices/install.sh $(DEVICES) $(BIN)/python
+	touch $@
+
 nightly: install
 	$(PYTEST) --numprocesses 2
 
@@ -30,4 +39,4 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edgeprune
-	$(BIN)/clang-format --dry-run --Werror backends/kernels/* backends/litert/*
+	$(BIN)/clang-format --dry-run --Werror backends/*/*.cc backends/*/*.h tests/native/*

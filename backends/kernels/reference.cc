@@ -1,6 +1,7 @@
 // What the kernels compute, said plainly and in double precision. They may use libc: only tests
 // compile them.
 #include <math.h>
+#include <stdlib.h>
 
 #include "layer_norm.h"
 #include "linear_int8.h"
@@ -10,6 +11,7 @@ extern "C" void ep_attention_reference(const EpAttention* a) {
   const int64_t d = a->head_dim, rows = a->heads * d, kv_rows = a->kv_heads * d;
   const int64_t q_row = a->q_row ? a->q_row : rows;
   const int64_t k_row = a->k_row ? a->k_row : kv_rows, v_row = a->v_row ? a->v_row : kv_rows;
+  double* received = (double*)calloc((size_t)a->batch * a->keys + 1, sizeof(double));
   for (int64_t b = 0; b < a->batch; ++b)
     for (int64_t h = 0; h < a->heads; ++h)
       for (int64_t i = 0; i < a->queries; ++i) {
@@ -22,22 +24,30 @@ extern "C" void ep_attention_reference(const EpAttention* a) {
         int64_t keys = a->lengths && a->lengths[b] < a->keys ? a->lengths[b] : a->keys;
         if (a->causal && i + 1 < keys) keys = i + 1;
         double sum = 0, top = -INFINITY, out[EP_MAX_HEAD_DIM] = {0};
-        for (int pass = 0; pass < 2; ++pass)
+        for (int pass = 0; pass < 3; ++pass)
           for (int64_t j = 0; j < keys; ++j) {
             double s = 0;
             for (int64_t c = 0; c < d; ++c) s += (double)q[c] * k[j * k_row + c];
             s = s * a->scale + (mask ? mask[j] : 0);
-            if (!pass) {
+            if (pass == 0) {
               if (!(s <= top)) top = s;
               continue;
             }
             const double weight = exp(s - (top == -INFINITY ? 0 : top));
+            if (pass == 2) {
+              const float counts = a->query_weights ? a->query_weights[b * a->queries + i] : 1;
+              received[b * a->keys + j] += sum == 0 ? 0 : weight / sum * counts;
+              continue;
+            }
             sum += weight;
             for (int64_t c = 0; c < d; ++c) out[c] += weight * v[j * v_row + c];
           }
         for (int64_t c = 0; c < d; ++c)
           a->out[(b * a->queries + i) * rows + h * d + c] = sum == 0 ? 0 : out[c] / sum;
       }
+  for (int64_t n = 0; a->received && n < (int64_t)a->batch * a->keys; ++n)
+    a->received[n] = received[n];
+  free(received);
 }
 
 extern "C" void ep_linear_reference(const EpLinear* a, const int8_t* weights, const float* scales,

@@ -17,7 +17,13 @@
 extern "C" {
 #endif
 
-enum { EP_MAX_HEAD_DIM = 128 };
+// Sizes within these overflow nothing; a tensor holds at most EP_MAX_NUMBERS floats.
+enum {
+  EP_MAX_HEAD_DIM = 128,
+  EP_MAX_TOKENS = 1 << 20,
+  EP_MAX_THREADS = 1 << 12,
+  EP_MAX_NUMBERS = 1 << 30
+};
 
 typedef struct {
   int32_t batch, queries, keys;
@@ -32,8 +38,8 @@ typedef struct {
   const float* q;  // [batch, queries, heads x head_dim]
   const float* k;  // [batch, keys, kv_heads x head_dim]
   const float* v;  // [batch, keys, kv_heads x head_dim]
-  // Added to the scaled scores; null: nothing is. Strides in floats, 0 where it broadcasts; the
-  // keys are contiguous.
+  // Added to the scaled scores; null: nothing is. Strides in floats below 2^31, 0 where it
+  // broadcasts; the keys are contiguous.
   const float* mask;
   int64_t mask_batch, mask_head, mask_query;
   const int32_t* lengths;  // [batch] keys that are real, from the first on; null: all
@@ -61,7 +67,8 @@ EP_PUBLIC const char* ep_attention_refuses(const EpAttention*);
 // The fastest kernel for this processor, or the one of that name if it can run here, else null.
 EP_PUBLIC const EpAttentionKernel* ep_attention_kernel(const char* name);
 
-// What the kernels compute, said plainly; for tests, and in no library of ours.
+// What the kernels compute, said plainly; for tests, and in no library of ours. ``received`` is
+// [batch, keys] here.
 EP_PUBLIC void ep_attention_reference(const EpAttention*);
 
 #ifdef __cplusplus

@@ -16,6 +16,7 @@ constexpr int kLanes = 4, kRegisters = 16;
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 typedef float VecAnywhere __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 typedef float Quad __attribute__((vector_size(16)));
@@ -75,10 +76,16 @@ static inline Vec first_lanes(int count, Vec x, float rest) {
   return select(iota() < count, x, splat(rest));
 }
 
-// The sum of each 2 x kHalf lanes in every one of them; of all, if not told.
 template <int kHalf, int... kLane>
 static inline Vec across(Vec x, Lanes<kLane...>) {
   return __builtin_shufflevector(x, x, (kLane ^ kHalf)...);
+}
+// The largest, or the sum, of all lanes, in every lane.
+template <int kHalf = kLanes / 2>
+static inline Vec largest(Vec x) {
+  x = larger(x, across<kHalf>(x, UpTo<kLanes>::Each()));
+  if constexpr (kHalf > 1) return largest<kHalf / 2>(x);
+  return x;
 }
 template <int kHalf = kLanes / 2>
 static inline Vec sum(Vec x) {
@@ -122,8 +129,8 @@ static inline Vec exp2_below(Vec x, Vec top) {
   const Vec middle = 5.5507132735e-02f * f + 2.4022119724e-01f;
   const Vec high = 1.3276471993e-03f * f + 9.6755413344e-03f;
   const Vec p = (high * ff + middle) * ff + low;
-  // Casts between vector types keep the bits.
-  const VecInt bits = (VecInt)p + ((VecInt)shifted << 23);
+  // Casts between vector types keep the bits; unsigned ones may wrap.
+  const VecBits bits = (VecBits)p + ((VecBits)shifted << 23);
   return select(x < top - 126.0f, Vec{}, (Vec)bits);
 }
 

@@ -222,6 +222,8 @@ def _with_memory(
     alive = [(guess.peak_memory_mb - guess.size_mb) / USUAL_SHARE for guess in guesses]
     constant, more = fit_memory(beside, alive, [bool(plan.tokens) for plan in plans.values()])
     table = replace(table, fixed_activation_mb=constant, selection_mb=more)
+    if constant:
+        return table
     predicted = np.array([table.predict(sites, plan).peak_memory_mb for plan in plans.values()])
     measured = np.array([samples[name].peak_memory_mb or 0.0 for name in plans])
     resident = float(measured @ predicted / (predicted @ predicted))

@@ -106,7 +106,16 @@ def _c_library(target: Target, folder: Path) -> tuple[str, ...]:
 
 
 def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
-    """The arguments that compile each object."""
+    """The arguments that compile each object, its source the last."""
+    yield from kernel_jobs(target)
+    flags = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
+    for folder in library.folders:
+        for adapter in sorted((sources() / folder).glob("*.cc")):
+            yield (*flags, *library.compile_flags(sdk), "-c", str(adapter))
+
+
+def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
+    """Those of the kernels."""
     folder = sources() / "kernels"
     for source, kernels in (
         ("slim_attention.cc", target.kernels),
@@ -116,10 +125,6 @@ def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[
         for kernel, flags in kernels.items():
             yield (*KERNEL_FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", str(folder / source))
     yield (*KERNEL_FLAGS, "-c", str(folder / "dispatch.cc"))
-    flags = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
-    for adapters in library.folders:
-        for adapter in sorted((sources() / adapters).glob("*.cc")):
-            yield (*flags, *library.compile_flags(sdk), "-c", str(adapter))
 
 
 def _zig(language: str, target: Target, *arguments: str) -> None:

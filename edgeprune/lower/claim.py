@@ -42,7 +42,21 @@ _Delegate.__name__ = BACKEND
 
 
 class OurPartitioner(Partitioner):
-    """Claims all calls of our operators, in the fewest regions there can be."""
+    """Claims all calls of our operators, in the fewest regions there can be.
+
+    Args:
+        rest: the partitioner that comes after. ExecuTorch decomposes operators before each: what
+            that one wants whole must be kept whole by this one too.
+    """
+
+    def __init__(self, rest: Partitioner) -> None:
+        super().__init__()
+        self.rest = rest
+
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[Any], Any]:
+        """See ``Partitioner``."""
+        kept: tuple[list[Any], Any] = self.rest.ops_to_not_decompose(ep)
+        return kept
 
     def partition(self, program: ExportedProgram) -> PartitionResult:
         """Tag the nodes of every region."""

@@ -35,7 +35,7 @@ def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) 
         exported = torch.export.export(graph, inputs, strict=False)
         edge = to_edge_transform_and_lower(
             exported,
-            partitioner=[OurPartitioner(), partitioner] if wanted else [partitioner],
+            partitioner=[OurPartitioner(partitioner), partitioner] if wanted else [partitioner],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
         rows = tuple(_rows(edge.exported_program().graph_module, partitioner))

@@ -123,7 +123,7 @@ def test_rows_may_come_in_any_order_in_place_and_nothing_else_is_written(
 
 
 def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
-    source, library = sources() / "reference.cc", tmp_path / "reference.so"
+    source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
     subprocess.run([*command, "-o", str(library), "-lm"], check=True)
     x, residual, weight, bias = torch.randn(4, 6, 50).unbind()

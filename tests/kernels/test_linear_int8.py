@@ -251,7 +251,10 @@ def test_the_reference_says_what_the_kernels_compute(reference: ctypes.CDLL) -> 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels' reference, compiled."""
-    source, library = sources() / "reference.cc", Path(tmp_path_factory.mktemp("c"), "reference.so")
+    source, library = (
+        sources() / "kernels" / "reference.cc",
+        Path(tmp_path_factory.mktemp("c"), "reference.so"),
+    )
     command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
     subprocess.run([*command, "-o", str(library), "-lm"], check=True)
     return ctypes.CDLL(str(library))

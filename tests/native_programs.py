@@ -1,0 +1,208 @@
+"""Native tests, compiled: tests/native/kernels_test and every fuzz harness, by any compiler.
+
+A program is linked with the kernels, compiled as `edgeprune kernels build` compiles them but for
+what a toolchain adds, such as sanitizers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune import files
+from edgeprune.cache import cache_dir
+from edgeprune.kernels.build import kernel_jobs
+from edgeprune.kernels.targets import TARGETS, Target, host_target
+
+NATIVE = Path(__file__).parent / "native"
+BACKENDS = NATIVE.parents[1] / "backends"
+# As ExecuTorch's wheel was built; the last, because a std::variant of it is laid out as in GNU's
+# C++ library.
+EXECUTORCH_DEFINES = (
+    *("C10_USING_CUSTOM_GENERATED_MACROS", "ET_EVENT_TRACER_ENABLED"),
+    "_LIBCPP_ABI_VARIANT_INDEX_TYPE_OPTIMIZATION",
+)
+# The operators and XNNPACK register themselves when they are loaded: nothing names them.
+EXECUTORCH_LIBRARIES = (
+    *("executorch", "executorch_kernels_optimized", "executorch_kernels_quantized"),
+    *("executorch_backend_xnnpack", "executorch_threadpool"),
+)
+HARNESSES = sorted(path.stem for path in NATIVE.glob("fuzz_*.cc") if path.stem != "fuzz_main")
+UNDEFINED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler and what it adds.
+
+    Attributes:
+        command: the compiler, and flags of every file.
+        target: what the kernels are compiled for.
+        kernel_flags: of the kernels only, after their own.
+        link_flags: of programs.
+        fuzzer: whether ``link_flags`` bring a fuzzer, which then has the main function.
+    """
+
+    command: tuple[str, ...]
+    target: Target
+    kernel_flags: tuple[str, ...] = ()
+    link_flags: tuple[str, ...] = ()
+    fuzzer: bool = False
+
+
+def host_compiler() -> str | None:
+    """A C++ compiler of this machine."""
+    return shutil.which("g++") or shutil.which("clang++")
+
+
+def sanitized(compiler: str) -> Toolchain:
+    """For this machine, watched by AddressSanitizer and UBSan.
+
+    Without optimisation beyond -O1: with -O3, g++ takes 19 s for a kernel, not 3.
+    """
+    # Vectors are handed over within a file only: how is nobody else's business.
+    flags = ("-g1", "-Wno-psabi", "-fsanitize=address", *UNDEFINED)
+    return Toolchain((compiler, *flags), TARGETS[host_target()], ("-O1",), ("-O1",))
+
+
+def fuzzing(clang: str) -> Toolchain:
+    """For this machine, with libFuzzer, AddressSanitizer and UBSan."""
+    base = sanitized(clang)
+    return Toolchain(
+        (*base.command, "-fsanitize=fuzzer-no-link"),
+        base.target,
+        base.kernel_flags,
+        (*base.link_flags, "-fsanitize=fuzzer"),
+        fuzzer=True,
+    )
+
+
+def arm(*flags: str) -> Toolchain:
+    """For 64-bit Arm: static executables, the kernels as production has them but for ``flags``."""
+    command = (*zig("aarch64-linux-musl"), *flags)
+    return Toolchain(command, TARGETS["aarch64-linux"], (), ("-O2", "-static"))
+
+
+def zig(triple: str) -> tuple[str, ...]:
+    """The compiler for another machine."""
+    return (sys.executable, "-m", "ziglang", "c++", "-target", triple)
+
+
+def compiled(program: str, toolchain: Toolchain) -> Path:
+    """``kernels_test`` or a harness, compiled if it is not in the cache yet."""
+    objects = [_object(job, toolchain) for job in kernel_jobs(toolchain.target)]
+    flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{BACKENDS}")
+    inputs = [*_sources_of(program, toolchain), BACKENDS / "kernels" / "reference.cc", *objects]
+    return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
+
+
+def compiled_runner(command: tuple[str, ...], executorch: Path) -> Path:
+    """backends/runner, compiled if it is not in the cache yet.
+
+    Args:
+        command: the compiler, and for which machine.
+        executorch: the package of that name out of the wheel for that machine.
+    """
+    include = executorch / "include"
+    folders = (include, include / "executorch" / "runtime" / "core" / "portable_type" / "c10")
+    library = executorch / "lib"
+    arguments = (
+        *("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"),
+        *(f"-D{define}" for define in EXECUTORCH_DEFINES),
+        *(flag for folder in folders for flag in ("-isystem", str(folder))),
+        *(str(BACKENDS / "runner" / "runner.cc"), f"-L{library}", "-Wl,--no-as-needed"),
+        *(f"-l{name}" for name in EXECUTORCH_LIBRARIES),
+        *("-Wl,--as-needed", "-ldl", f"-Wl,-rpath,{library}", "-Wl,--allow-shlib-undefined"),
+    )
+    return _made(arguments, command)
+
+
+def kernels_of(target: Target) -> dict[str, tuple[str, ...]]:
+    """``family:kernel`` -> its flags, of every kernel that is compiled for the target."""
+    found = {}
+    for *flags, source in kernel_jobs(target):
+        for flag in flags:
+            if flag.startswith("-DEP_ISA="):
+                found[f"{Path(source).stem}:{flag.removeprefix('-DEP_ISA=')}"] = tuple(flags)
+    return found
+
+
+def run_kernels_test(
+    command: list[str], target: Target, cases: int, features: set[str]
+) -> dict[str, str]:
+    """What kernels_test says of each ``family:kernel``; fails where one is wrong or not run.
+
+    Args:
+        command: that runs the program.
+        features: instruction sets of the processor, as compilers name them, without ``_``.
+    """
+    kernels = kernels_of(target)
+    ended = subprocess.run(
+        [*command, str(cases), *kernels], capture_output=True, text=True, timeout=600
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = [line.split(": ") for line in ended.stdout.splitlines()]
+    results = {":".join(name.split()): result for name, result in said}
+    assert results.keys() == kernels.keys()
+    for name, flags in kernels.items():
+        runs = "worst error" in results[name]
+        assert runs == (_needs(flags) <= features), f"{name}: {results[name]}"
+    return results
+
+
+def _needs(flags: tuple[str, ...]) -> set[str]:
+    """Of a processor: from -mavx2 for x86, -mcpu=generic+dotprod for Arm."""
+    needs = set()
+    for flag in flags:
+        if re.match(r"-m(cpu|arch)=", flag):
+            needs |= set(flag.split("+")[1:])
+        elif flag.startswith("-m"):
+            needs.add(flag.removeprefix("-m"))
+    return needs
+
+
+def _sources_of(program: str, toolchain: Toolchain) -> Iterator[Path]:
+    if program == "kernels_test":
+        yield from sorted(NATIVE.glob("*_test.cc"))
+        return
+    yield NATIVE / f"{program}.cc"
+    if not toolchain.fuzzer:
+        yield NATIVE / "fuzz_main.cc"
+
+
+def _object(job: tuple[str, ...], toolchain: Toolchain) -> Path:
+    flags = [flag for flag in job if not _clang_only(flag, toolchain)]
+    return _made((*flags[:-1], *toolchain.kernel_flags, flags[-1]), toolchain.command)
+
+
+def _clang_only(flag: str, toolchain: Toolchain) -> bool:
+    """g++ knows fewer values here, and contracts anyway."""
+    return flag.startswith("-ffp-contract=") and toolchain.command[0].endswith("g++")
+
+
+def _made(arguments: tuple[str, ...], command: tuple[str, ...]) -> Path:
+    """The output of one compiler run, under a hash of all that goes into it."""
+    read = [*BACKENDS.rglob("*"), *NATIVE.glob("*")]
+    held = [(str(file), files.sha256_of(file)) for file in sorted(read) if file.is_file()]
+    key = files.content_hash(held, command, arguments)
+    path = cache_dir() / "native" / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two test processes want the same files at once.
+    with (path.parent / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not path.exists():
+            whole = [*command, *arguments, "-o"]
+            files.write_atomic(path, lambda temporary: _run([*whole, str(temporary)]))
+            path.chmod(0o755)
+    return path
+
+
+def _run(command: list[str]) -> None:
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stderr}"
