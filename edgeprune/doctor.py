@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from edgeprune.cache import cache_dir
 from edgeprune.errors import EdgepruneError
 
 FREE_DISK_MB = 2000
+USUAL_RUNTIME = "executorch"
 PYTHONS = ((3, 11), (3, 12))
 # torch first and alone: its CPU wheel.
 INSTALL = "pip install torch==2.13.0 && pip install 'edgeprune[tasks]'"
@@ -43,12 +44,21 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything, quick things first; the last one lowers and runs a tiny model."""
+def examine(tflite_runtime: bool = False) -> Iterator[Finding]:
+    """Look at everything, quick things first; last a tiny model is lowered and run everywhere.
+
+    Args:
+        tflite_runtime: run it in LiteRT's predecessor too, which is installed for that.
+    """
     findings = [_python(), _system(), *_packages(), _cores(), _cache(), _disk()]
     yield from findings
     if all(finding.ok for finding in findings if finding.needed):
-        yield _runtime()
+        from edgeprune.lower import RUNTIMES
+
+        for name in RUNTIMES:
+            yield _runtime(name)
+        if tflite_runtime:
+            yield from _tflite_runtime()
 
 
 def pins() -> dict[str, tuple[str, str]]:
@@ -65,8 +75,8 @@ def pins() -> dict[str, tuple[str, str]]:
         wanted = project["dependencies"] + [
             f'{each}; extra == "{extra}"' for extra in extras for each in extras[extra]
         ]
-    here = (sys.platform, platform.machine())
-    meant = (w for w in wanted if "sys_platform" not in w or all(word in w for word in here))
+    here = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
+    meant = (w for w in wanted if all(value in w for key, value in here.items() if key in w))
     found = [match for each in meant if (match := _PIN.match(each))]
     return {match[1]: (match[2], match[3] or "") for match in found}
 
@@ -133,19 +143,17 @@ def _disk() -> Finding:
     return Finding("disk", ok, found, needed=False, remedy=remedy)
 
 
-def _runtime() -> Finding:
+def _runtime(name: str) -> Finding:
     """A linear layer through the whole chain: lowered, loaded in a worker process, run."""
-    return _tried("runtime", _lower_and_run)
-
-
-def _tried(name: str, attempt: Callable[[], str]) -> Finding:
+    needed = name == USUAL_RUNTIME
     try:
-        return Finding(name, True, attempt())
+        return Finding(f"runtime {name}", True, _lower_and_run(name), needed)
     except (EdgepruneError, ImportError, OSError) as error:
-        return Finding(name, False, str(error).splitlines()[0], remedy=INSTALL)
+        found = str(error).splitlines()[0]
+        return Finding(f"runtime {name}", False, found, needed, INSTALL if needed else "")
 
 
-def _lower_and_run() -> str:
+def _lower_and_run(runtime: str) -> str:
     import torch
 
     from edgeprune.devices import connect
@@ -153,11 +161,45 @@ def _lower_and_run() -> str:
 
     layer, example = torch.nn.Linear(8, 4).eval(), torch.ones(1, 8)
     with tempfile.TemporaryDirectory() as folder, connect("local") as device:
-        path = Path(folder, "tiny.pte")
-        path.write_bytes(lower_graph(layer, (example,), Lowering()).data)
+        lowering = Lowering(runtime=runtime)
+        path = Path(folder, f"tiny{lowering.suffix}")
+        path.write_bytes(lower_graph(layer, (example,), lowering).data)
         with device.predictor(path) as predict, torch.no_grad():
             answer = predict((example,))
             error = float((answer - layer(example)).abs().max())  # type: ignore[operator]
     if error > 1e-5:
         raise EdgepruneError(f"a lowered linear layer is off by {error:.2g}")
-    return "lowered and ran a linear layer through executorch with XNNPACK"
+    return "lowered and ran a linear layer with XNNPACK"
+
+
+def _tflite_runtime() -> Iterator[Finding]:
+    """A linear layer in tflite-runtime, whose last release errs in silence on int8 files."""
+    import torch
+
+    from edgeprune.devices.tflite_runtime import VERSION, run_in_tflite_runtime
+    from edgeprune.lower import Lowering, lower_graph
+
+    generator = torch.Generator().manual_seed(0)
+    layer, examples = torch.nn.Linear(64, 16).eval(), torch.randn(8, 64, generator=generator)
+    # Rows of different sizes, as every real layer has: a scale each.
+    layer.weight.data = (
+        torch.randn(16, 64, generator=generator) * torch.logspace(-1, 1, 16)[:, None]
+    )
+    for precision in ("fp32", "int8"):
+        name = f"tflite-runtime {precision}"
+        try:
+            with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+                path = Path(folder, "tiny.tflite")
+                how = Lowering(precision, "litert", "off")  # type: ignore[arg-type]
+                path.write_bytes(lower_graph(layer, (examples[:1],), how).data)
+                (got,) = run_in_tflite_runtime(path, (examples,))
+                cosine = float(torch.cosine_similarity(got, layer(examples)).min())
+        except (EdgepruneError, ImportError, OSError) as error:
+            yield Finding(name, False, str(error).splitlines()[0], needed=False)
+            continue
+        if cosine >= 0.99:
+            yield Finding(name, True, f"{VERSION} runs {precision} files right", needed=False)
+        else:
+            found = f"{VERSION} runs {precision} files WRONG without a word (cosine {cosine:.2f})"
+            remedy = "for apps with tflite-runtime lower with --precision fp32, or ship LiteRT"
+            yield Finding(name, False, found, False, remedy)

@@ -164,7 +164,7 @@ class Search:
         memory, size = self.bounds.peak_memory_mb, self.bounds.size_mb
         said = {
             "latency_ms": correction.latency / AIM,
-            "peak_memory_mb": MB_PER_MIB * correction.memory,
+            "peak_memory_mb": MB_PER_MIB * correction.memory * self.table.resident,
             "size_mb": MB_PER_MIB * correction.size,
         }
         bounds = Bounds(

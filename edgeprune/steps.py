@@ -29,7 +29,7 @@ from edgeprune.formulate import Choices
 from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
 from edgeprune.lower import Artifact, lower, write_delegation
-from edgeprune.lower.lowering import Lowering
+from edgeprune.lower.lowering import RUNTIMES, Lowering
 from edgeprune.lower.manifest import manifest, write_manifest
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
@@ -298,6 +298,8 @@ def lower_stage(
 ) -> Artifact:
     """``model.pte`` or ``model.tflite`` with its delegation list and manifest."""
     out = settings.out
+    for other in RUNTIMES.values():  # of an earlier build here
+        (out / f"model{other.suffix}").unlink(missing_ok=True)
     artifact = lower(recovered, out / f"model{lowering.suffix}", lowering)
     delegation = write_delegation(out / "delegation.csv", artifact.delegation)
     body = manifest(

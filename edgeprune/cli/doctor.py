@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from edgeprune import console
 from edgeprune.cli.app import Outcome, command
 
 
 @command("doctor")
-def doctor() -> Outcome:
+def doctor(
+    tflite_runtime: Annotated[
+        bool, typer.Option("--tflite-runtime", help="Try tflite-runtime 2.14 too; installs it.")
+    ] = False,
+) -> Outcome:
     """Say what is installed, what is missing, and what to run."""
     from edgeprune.doctor import examine
 
     findings = []
-    for finding in examine():
+    for finding in examine(tflite_runtime):
         findings.append(finding)
         mark = "ok" if finding.ok else "PROBLEM" if finding.needed else "note"
         console.say(f"{mark:<8} {finding.name:<22} {finding.found}")

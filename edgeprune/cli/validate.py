@@ -25,28 +25,32 @@ if TYPE_CHECKING:
 def validate(
     folder: Annotated[Path, typer.Argument(metavar="BUILD_DIR", help="A finished build.")],
     budget: Annotated[str | None, typer.Option(help="Another one than it was built for.")] = None,
+    tflite_runtime: Annotated[
+        bool, typer.Option("--tflite-runtime", help="Check it in tflite-runtime 2.14 too.")
+    ] = False,
 ) -> Outcome:
     """Check a build's model again: numerics, score, speed. Rewrites verdict.json.
 
     Reads the task's test split again.
     """
     from edgeprune.devices import connect
-    from edgeprune.lower import lower
+    from edgeprune.lower import Lowering, lower
     from edgeprune.program import Program
     from edgeprune.steps import capture_stage
-    from edgeprune.validate import Reference, Verdict, check_latency
+    from edgeprune.validate import Reference, Verdict, check_latency, with_tflite_runtime
     from edgeprune.validate import validate as check
 
     asked = Budget.parse(budget) if budget else None
     job = read_resolved(folder)
-    artifact = read_artifact(folder / "model.pte")
+    suffix = Lowering(**job.settings.asked_of_lowering).suffix
+    artifact = read_artifact(folder / f"model{suffix}")
     before = Verdict.read(folder / "verdict.json")
     slim = Program.load(folder / "slim.pt2")
     dense = capture_stage(job.task)[0]
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         with console.progress("lowering the dense model", 1) as advance:
-            uncut = scratch / "dense.pte"
+            uncut = scratch / f"dense{suffix}"
             dense_file = lower(dense, uncut, artifact.lowering)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
@@ -69,6 +73,8 @@ def validate(
             predicted=before.predicted,
             runtime=device or opened.enter_context(connect("local")),
         )
+        if tflite_runtime:
+            verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())
     verdict.write(folder)
     _say(verdict, folder)
     return Outcome(verdict.to_json(), verdict.exit_code)

@@ -149,6 +149,8 @@ class CostTable:
         fixed_weight_mb: in the file, of all that is no block.
         fixed_activation_mb: memory beside the file, whatever runs.
         selection_mb: on top of it in blocks that run with fewer tokens than the dense model's.
+        resident: of file and memory beside it, the share that comes into memory. LiteRT maps the
+            file: rows of an embedding that are not read stay outside.
         error_pct: ``left_out_mean`` and ``_worst``: of interpolating samples that were left out,
             relative to the whole block; ``anchors_mean`` and ``_worst``: of the whole models that
             ``scale`` and ``fixed_ms`` were fitted to.
@@ -172,6 +174,7 @@ class CostTable:
     fixed_weight_mb: float
     fixed_activation_mb: float
     selection_mb: float
+    resident: float = 1.0
     error_pct: dict[str, float] = field(default_factory=dict)
     samples: dict[str, Any] = field(default_factory=dict)
 
@@ -224,7 +227,7 @@ class CostTable:
             latency += self.transition_ms(tokens, keep)
             here = self.block_activation_mb(residual.name, units, tokens)
             activation = max(activation, here)
-        return Prediction(latency, weight + activation, weight)
+        return Prediction(latency, self.resident * (weight + activation), weight)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write ``table.json``."""

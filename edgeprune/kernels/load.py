@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from edgeprune.kernels.build import build_library
@@ -32,3 +33,27 @@ def needs_library(path: str | Path) -> bool:
         # memory of whoever measures it.
         size = int.from_bytes(head[16:24], "little") if head[8:12] == b"eh00" else -1
         return BACKEND.encode() in head + file.read(size)
+
+
+def libraries_for_litert(path: str | Path) -> list[Path]:
+    """Our LiteRT delegate, if a ``.tflite`` has composites for it.
+
+    Raises:
+        InputError, EdgepruneError: it cannot be compiled here.
+    """
+    return [build_library("litert")] if has_composites(path) else []
+
+
+def has_composites(path: str | Path) -> bool:
+    """Whether a ``.tflite`` calls composites; not if it is no sound file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    # Mapped: pages that are not looked at do not count as memory of whoever measures it.
+    try:
+        with Path(path).open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            model = schema.Model.GetRootAs(data, 0)
+            codes = map(model.OperatorCodes, range(model.OperatorCodesLength()))
+            wanted = schema.BuiltinOperator.STABLEHLO_COMPOSITE
+            return any(code.BuiltinCode() == wanted for code in codes)
+    except Exception:  # whatever a damaged file leads to; the runtime says what is wrong with it
+        return False

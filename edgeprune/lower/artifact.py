@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edgeprune import files
+from edgeprune.errors import InputError
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.lowering import Lowering, lower_graph
 
@@ -59,11 +60,16 @@ def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> 
     The same program gives the same bytes.
 
     Raises:
-        InputError: ``out`` cannot be written.
+        InputError: ``out`` cannot be written, or is named as another runtime's file.
         EdgepruneError: the runtime's compiler refused the program.
     """
     started = time.perf_counter()
     out = Path(out)
+    if out.suffix != lowering.suffix:
+        raise InputError(
+            f"{out}: got a name ending in {out.suffix!r}, wanted {lowering.suffix!r}, as files for "
+            f"{lowering.runtime} end. Give another name or another runtime."
+        )
     exported = program.export(batch=1)
     inputs = tuple(example[:1].contiguous() for example in program.example_inputs)
     lowered = lower_graph(exported.module(), inputs, lowering)

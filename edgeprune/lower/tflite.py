@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import litert_torch
@@ -14,29 +16,36 @@ from ai_edge_quantizer import quantizer
 from ai_edge_quantizer.qtyping import TFLOperationName
 from torch.fx import GraphModule
 
+from edgeprune.lower.composites import as_composites
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.prepare import Tensors, prepare
+from edgeprune.lower.slim import fuser, is_ours
 
 NARROWER = {torch.int64: torch.int32, torch.float64: torch.float32}
 
 
 def to_tflite(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
     """See ``edgeprune.lower.lower_graph``."""
-    graph = prepare(module, inputs)
+    # Linear layers are quantised below, as LiteRT knows them.
+    graph = prepare(module, inputs, *fuser(replace(lowering, precision="fp32")))
     outputs = graph(*inputs)
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-    data = litert_torch.convert(_anonymous(graph), inputs).model_content()
+    _forget_origins(graph)
+    if any(map(is_ours, graph.graph.nodes)):
+        graph = as_composites(torch.export.export(graph, inputs, strict=False)).module()
+        _forget_origins(graph)
+    data = litert_torch.convert(graph, inputs).model_content()
     if lowering.precision == "int8":
         data = quantise_linears(data)
-    # With XNNPACK, as the runtime applies it by default; it alone tells who will run what.
+    # With XNNPACK, as the runtime applies it by default; it alone tells what that takes.
     interpreter = Interpreter(model_content=data, num_threads=1)
     interpreter.allocate_tensors()
     return Lowered(
         data=data,
         inputs=_narrowed(inputs),
         outputs=_narrowed(plain),
-        delegation=tuple(_rows(interpreter)),
+        delegation=tuple(_rows(interpreter, _composites(data))),
         planned_memory_bytes=_arena_bytes(interpreter, data),
     )
 
@@ -50,30 +59,50 @@ def quantise_linears(data: bytes) -> bytes:
     return bytes(quantised)
 
 
-def _anonymous(graph: GraphModule) -> GraphModule:
-    """The graph without its origins, whose class names would be written into the file."""
+def _forget_origins(graph: GraphModule) -> None:
+    """Leave behind the names of the user's classes; they would be written into the file."""
     for node in graph.graph.nodes:
         node.meta = {key: node.meta[key] for key in ("val",) if key in node.meta}
-    return graph
 
 
 def _narrowed(tensors: Tensors) -> Tensors:
     return tuple(each.to(NARROWER.get(each.dtype, each.dtype)) for each in tensors)
 
 
-def _rows(interpreter: Interpreter) -> Iterator[DelegationRow]:
-    """Every operator of the file, in order of execution."""
-    operators = [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
-    regions = _regions(interpreter._get_ops_details())
+def _rows(interpreter: Interpreter, ours: dict[int, str]) -> Iterator[DelegationRow]:
+    """Every operator of the file, in order of execution.
+
+    Args:
+        ours: operator index -> name, of composites; our delegate runs each in a call of its own.
+    """
+    details = interpreter._get_ops_details()
+    regions = _regions(details)
+    numbers = count(max(regions.values(), default=-1) + 1)
     types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
-    for op in operators:
-        name = op["op_name"].lower()
-        region = regions.get(op["index"])
-        if region is None:
-            why_not = _why_not(op, types)
-            yield DelegationRow(f"{name}_{op['index']}", f"tfl.{name}", "cpu", "", why_not)
+    for op in details:
+        if op["op_name"] == "DELEGATE":
+            continue
+        number, name = op["index"], op["op_name"].lower()
+        node = f"{name}_{number}"
+        if number in ours:
+            yield DelegationRow(node, ours[number], "edgeprune", str(next(numbers)), "")
+        elif number in regions:
+            yield DelegationRow(node, f"tfl.{name}", "xnnpack", str(regions[number]), "")
         else:
-            yield DelegationRow(f"{name}_{op['index']}", f"tfl.{name}", "xnnpack", str(region), "")
+            yield DelegationRow(node, f"tfl.{name}", "cpu", "", _why_not(op, types))
+
+
+def _composites(data: bytes) -> dict[int, str]:
+    """Operator index -> name of the composite that it calls."""
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    found = {}
+    for number in range(graph.OperatorsLength()):
+        operator = graph.Operators(number)
+        if operator.BuiltinOptions2Type() == schema.BuiltinOptions2.StableHLOCompositeOptions:
+            options, table = schema.StableHLOCompositeOptions(), operator.BuiltinOptions2()
+            options.Init(table.Bytes, table.Pos)
+            found[number] = options.Name().decode()
+    return found
 
 
 def _regions(operators: list[dict[str, Any]]) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from edgeprune.validate.check import Check
 from edgeprune.validate.numerics import Numerics, check_numerics
+from edgeprune.validate.old_runtime import with_tflite_runtime
 from edgeprune.validate.prove import Reference, validate
 from edgeprune.validate.scores import Scored, Scores, take_score
 from edgeprune.validate.timing import Timing, check_latency
@@ -21,4 +22,5 @@ __all__ = [
     "check_numerics",
     "take_score",
     "validate",
+    "with_tflite_runtime",
 ]

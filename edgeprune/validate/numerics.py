@@ -133,7 +133,7 @@ def compare(
     return Numerics(
         precision=precision,
         examples=len(inputs[0]),
-        worst=_lowest_cosine(outputs, wanted) if precision == "int8" else _error(outputs, wanted),
+        worst=lowest_cosine(outputs, wanted) if precision == "int8" else _error(outputs, wanted),
         limit=MIN_COSINE if precision == "int8" else MAX_ERROR,
         selections=len(nodes),
         near_ties=tuple(torch.stack(flips).any(0).nonzero().flatten().tolist()),
@@ -197,8 +197,8 @@ def _error(outputs: Batch, wanted: Batch) -> float:
     return float(torch.stack(errors).max())
 
 
-def _lowest_cosine(outputs: Batch, wanted: Batch) -> float:
-    """Where an example has a single number, of all examples' numbers as one vector."""
+def lowest_cosine(outputs: Batch, wanted: Batch) -> float:
+    """Of any example; where one has a single number, of all numbers as one vector."""
     cosines = []
     for got, want in _compared(outputs, wanted):
         rows = 1 if got[0].numel() == 1 else len(got)

@@ -32,6 +32,7 @@ DECIDES: dict[str, Status] = {
     "numerics": "wrong_numerics",
     "selection": "wrong_numerics",
     "score_kept": "wrong_numerics",
+    "tflite_runtime": "wrong_numerics",
     "latency_ms": "over_budget",
     "peak_memory_mb": "over_budget",
     "size_mb": "over_budget",

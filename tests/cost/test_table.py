@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,19 @@ def test_memory_is_the_file_and_the_largest_block(sites: Sites, fitted: CostTabl
 def test_memory_of_the_anchors_is_found_back(sites: Sites, fitted: CostTable) -> None:
     dense = fitted.predict(sites, Plan(sites.program.fingerprint))
     assert dense.peak_memory_mb == pytest.approx(3.0, abs=0.1)
+
+
+def test_memory_of_files_that_do_not_come_into_it_whole_is_found_back(sites: Sites) -> None:
+    samples = {
+        name: replace(sample, peak_memory_mb=sample.size_bytes / 2**20 / 2)
+        for name, sample in made_up_samples(sites).items()
+    }
+    plans = anchor_plans(sites, 0)
+    table = fit_table(sites, find_blocks(sites), plans, samples, Lowering("int8", "litert"))
+    assert 0 < table.resident < 0.6
+    for name, plan in plans.items():
+        found = table.predict(sites, plan).peak_memory_mb
+        assert found == pytest.approx(samples[name].peak_memory_mb, rel=0.15)
 
 
 def test_an_estimate_is_labelled_one(estimated: CostTable, fitted: CostTable) -> None:
