@@ -33,8 +33,9 @@ struct Quantised {
 
   static size_t header(int rows) { return round_up(rows, 8) * sizeof(Row); }
   static size_t bytes(int rows, int in) {
-    // Tiles read kTogether rows, also where there is one.
-    return header(rows) + sizeof(Input) * round_up(rows, kTogether) * round_up(in, kDepth);
+    // Tiles read kTogether rows, also where there is one: of 10 rows as 5 + 5, an eleventh.
+    const size_t read = static_cast<size_t>(rows) + kTogether - 1;
+    return header(rows) + sizeof(Input) * read * round_up(in, kDepth);
   }
   Quantised(const void* from, int count, int in)
       : rows(static_cast<Row*>(const_cast<void*>(from))),
