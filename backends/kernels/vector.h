@@ -69,6 +69,14 @@ struct UpTo<0, kLane...> {
   using Each = Lanes<kLane...>;
 };
 
+// The first ``count`` floats, and zeros; no others are touched.
+static inline Vec load_first(const float* from, int count) {
+  typedef bool Bools __attribute__((ext_vector_type(kLanes)));
+  typedef float Floats __attribute__((ext_vector_type(kLanes)));
+  return (Vec)__builtin_masked_load(__builtin_convertvector(iota() < count, Bools), from,
+                                    (Floats)Vec{});
+}
+
 // ``x`` in the lanes before ``count``, ``rest`` in the others.
 static inline Vec first_lanes(int count, Vec x, float rest) {
   return select(iota() < count, x, splat(rest));
