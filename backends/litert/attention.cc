@@ -1,0 +1,76 @@
+// edgeprune.slim_attention: q, k, v and perhaps an additive mask -> out.
+#include "op.h"
+
+namespace {
+
+enum { kHeads, kKvHeads, kScale, kCausal };
+
+// The mask broadcasts over all but the keys.
+const char* read_mask(const TfLiteTensor& mask, EpAttention* a) {
+  if (!is_float(mask, 4)) return "a mask that is not float32 of rank 4";
+  const int wanted[3] = {a->batch, a->heads, a->queries};
+  int64_t* strides[3] = {&a->mask_batch, &a->mask_head, &a->mask_query};
+  if (mask.dims->data[3] != a->keys) return "a mask over another number of keys";
+  int64_t stride = a->keys;
+  for (int axis = 2; axis >= 0; --axis) {
+    const int size = mask.dims->data[axis];
+    if (size != 1 && size != wanted[axis]) return "a mask that does not broadcast";
+    *strides[axis] = size == 1 ? 0 : stride;
+    stride *= size;
+  }
+  a->mask = static_cast<const float*>(mask.data);
+  return nullptr;
+}
+
+const char* read_sizes(const Attributes& attributes, const Tensors& t, EpAttention* a) {
+  const double* number = attributes.numbers;
+  if (!is_whole(number[kHeads]) || !is_whole(number[kKvHeads]) || !is_whole(number[kCausal]))
+    return "heads, kv_heads or causal that is no whole number";
+  if (number[kHeads] < 1 || number[kKvHeads] < 1) return "no heads";
+  const int *q = t.inputs[0]->dims->data, *k = t.inputs[1]->dims->data,
+            *v = t.inputs[2]->dims->data;
+  a->batch = q[0];
+  a->queries = q[1];
+  a->keys = k[1];
+  a->heads = static_cast<int32_t>(number[kHeads]);
+  a->kv_heads = static_cast<int32_t>(number[kKvHeads]);
+  a->head_dim = q[2] / a->heads;
+  a->scale = static_cast<float>(number[kScale]);
+  a->causal = number[kCausal] != 0;
+  if (q[2] % a->heads || k[2] % a->kv_heads || k[2] / a->kv_heads != a->head_dim)
+    return "widths that are not heads x one head_dim";
+  if (k[0] != q[0]) return "keys of another batch";
+  if (v[0] != k[0] || v[1] != k[1] || v[2] != k[2]) return "values of another shape than the keys";
+  if (!a->batch || !a->queries || !a->keys) return "no tokens";
+  return ep_attention_refuses(a);
+}
+
+const char* call(const Attributes& attributes, const Tensors& t, int32_t threads, Call* call) {
+  if (t.count != 3 && t.count != 4) return "wanted 3 or 4 inputs";
+  for (int i = 0; i < 3; ++i)
+    if (!is_float(*t.inputs[i], 3)) return "q, k or v that is not float32 of rank 3";
+  EpAttention* a = &call->attention;
+  *a = EpAttention{};
+  const char* reason = read_sizes(attributes, t, a);
+  if (!reason && t.count == 4) reason = read_mask(*t.inputs[3], a);
+  if (reason) return reason;
+  a->threads = threads;
+  a->q = static_cast<const float*>(t.inputs[0]->data);
+  a->k = static_cast<const float*>(t.inputs[1]->data);
+  a->v = static_cast<const float*>(t.inputs[2]->data);
+  a->out = static_cast<float*>(t.output->data);
+  call->kernel = ep_attention_kernel(nullptr);
+  call->steps = call->kernel->steps(a);
+  call->workspace_bytes = call->kernel->workspace_bytes(a);
+  call->dims = t.inputs[0]->dims;
+  return nullptr;
+}
+
+void run(const Call& call, int32_t first, int32_t last, void* workspace) {
+  call.kernel->run(&call.attention, first, last, workspace);
+}
+
+}  // namespace
+
+const Op kSlimAttention = {
+    "edgeprune.slim_attention", {"heads", "kv_heads", "scale", "causal"}, call, run};

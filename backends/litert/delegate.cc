@@ -1,0 +1,289 @@
+// An external delegate for LiteRT and TFLite that runs slim attention and layer norm.
+//
+// It claims composites of our names, and custom ops of the same names; every node becomes a
+// delegate node of its own, so that no tensor between two of them is lost to the memory plan.
+// What it cannot run stays with the runtime, which has the composite's decomposition. Sizes are
+// read anew from the tensors whenever they may have changed: there is no state but attributes.
+#include "op.h"
+#include "system.h"
+
+namespace {
+
+const Op* const kOps[] = {&kSlimAttention, &kLayerNorm};
+
+struct Plugin {
+  TfLiteDelegate delegate;  // first: the runtime holds a pointer to it
+  bool verbose;
+  int32_t claimed;
+};
+
+// A node of ours: tensors are indices, because the context moves them.
+struct Node {
+  const Op* op;
+  Attributes attributes;
+  int inputs[Tensors::kMost], count, output;
+  int workspace;
+};
+
+const char* read_attributes(const Op& op, const void* bytes, size_t size, Attributes* attributes) {
+  FlexMap map;
+  if (!flex_map(bytes, size, &map)) return "attributes that are no FlexBuffer map";
+  bool found[Attributes::kMost] = {};
+  for (size_t i = 0; i < map.count; ++i) {
+    const char* key = flex_key(map, i);
+    if (!key) return "attributes with a malformed name";
+    int place = 0;
+    while (place < Attributes::kMost && op.attributes[place] && strcmp(op.attributes[place], key))
+      ++place;
+    if (place == Attributes::kMost || !op.attributes[place]) return "an unknown attribute";
+    if (!flex_number(map, i, &attributes->numbers[place])) return "an attribute that is no number";
+    found[place] = true;
+  }
+  for (int i = 0; i < Attributes::kMost && op.attributes[i]; ++i)
+    if (!found[i]) return "a missing attribute";
+  return nullptr;
+}
+
+const Op* op_named(const char* name) {
+  for (const Op* op : kOps)
+    if (name && !strcmp(op->name, name)) return op;
+  return nullptr;
+}
+
+// Fills in tensors that are there; false when one is not.
+bool tensors_of(const TfLiteContext& context, const Node& node, Tensors* tensors) {
+  tensors->count = node.count;
+  for (int i = 0; i < node.count; ++i) {
+    if (node.inputs[i] < 0 || static_cast<size_t>(node.inputs[i]) >= context.tensors_size)
+      return false;
+    tensors->inputs[i] = &context.tensors[node.inputs[i]];
+  }
+  tensors->output = &context.tensors[node.output];
+  return true;
+}
+
+int threads_of(const TfLiteContext&) { return 1; }
+
+const char* call_of(const TfLiteContext& context, const Node& node, Call* call) {
+  Tensors tensors;
+  if (!tensors_of(context, node, &tensors)) return "an input that is left out";
+  if (tensors.output->type != kTfLiteFloat32) return "an output that is not float32";
+  return node.op->call(node.attributes, tensors, threads_of(context), call);
+}
+
+// Null when we run this node, else the reason why not; ``node->op`` is null when it is not ours.
+const char* read_node(const TfLiteContext& context, const TfLiteNode& from,
+                      const TfLiteRegistration& registration, Node* node) {
+  *node = Node{};
+  const void* bytes = from.custom_initial_data;
+  size_t size = from.custom_initial_data_size < 0 ? 0 : from.custom_initial_data_size;
+  if (registration.builtin_code == kTfLiteBuiltinCustom) {
+    node->op = op_named(registration.custom_name);
+  } else if (registration.builtin_code == kTfLiteBuiltinStablehloComposite && from.builtin_data) {
+    const auto* composite = static_cast<TfLiteStablehloCompositeParams*>(from.builtin_data);
+    node->op = op_named(composite->name);
+    bytes = composite->attributes;
+    size = composite->attributes_size;
+  }
+  if (!node->op) return "another op";
+  const char* reason = read_attributes(*node->op, bytes, size, &node->attributes);
+  if (reason) return reason;
+  if (!from.inputs || from.inputs->size > Tensors::kMost) return "too many inputs";
+  if (!from.outputs || from.outputs->size != 1) return "not one output";
+  node->count = from.inputs->size;
+  for (int i = 0; i < node->count; ++i) node->inputs[i] = from.inputs->data[i];
+  node->output = from.outputs->data[0];
+  Call call;
+  return call_of(context, *node, &call);
+}
+
+TfLiteIntArray* array_of(int size, const int* from) {
+  auto* array =
+      static_cast<TfLiteIntArray*>(malloc(sizeof(TfLiteIntArray) + size * sizeof(int)));
+  if (!array) return nullptr;
+  array->size = size;
+  for (int i = 0; i < size; ++i) array->data[i] = from[i];
+  return array;
+}
+
+TfLiteStatus resize(TfLiteContext* context, int tensor, int rank, const int* dims) {
+  TfLiteIntArray* array = array_of(rank, dims);
+  if (!array) return kTfLiteError;
+  return context->ResizeTensor(context, &context->tensors[tensor], array);
+}
+
+TfLiteStatus refuse(TfLiteContext* context, const Node& node, const char* reason) {
+  context->ReportError(context, "%s: %s", node.op->name, reason);
+  return kTfLiteError;
+}
+
+TfLiteStatus resize_all(TfLiteContext* context, const Node& node, const Call& call) {
+  const size_t floats = call.workspace_bytes * threads_of(*context) / sizeof(float);
+  const int size = static_cast<int>(floats);
+  if (floats > 1u << 30) return refuse(context, node, "a workspace over 4 GiB");
+  if (resize(context, node.output, call.dims->size, call.dims->data)) return kTfLiteError;
+  return resize(context, node.workspace, 1, &size);
+}
+
+void* init(TfLiteContext* context, const char* buffer, size_t) {
+  const auto* params = reinterpret_cast<const TfLiteDelegateParams*>(buffer);
+  TfLiteNode* from;
+  TfLiteRegistration* registration;
+  auto* node = static_cast<Node*>(calloc(1, sizeof(Node)));
+  if (!node) return nullptr;
+  if (params->nodes_to_replace->size == 1 &&
+      !context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &from,
+                                       &registration) &&
+      !read_node(*context, *from, *registration, node) &&
+      !context->AddTensors(context, 1, &node->workspace))
+    return node;
+  free(node);
+  return nullptr;
+}
+
+void release(TfLiteContext*, void* node) { free(node); }
+
+// Sizes that are known only when it runs.
+bool is_dynamic(const TfLiteContext& context, const Node& node) {
+  for (int i = 0; i < node.count; ++i)
+    if (context.tensors[node.inputs[i]].allocation_type == kTfLiteDynamic) return true;
+  return false;
+}
+
+void make_dynamic(TfLiteTensor* tensor) {
+  if (tensor->allocation_type == kTfLiteDynamic) return;
+  tensor->allocation_type = kTfLiteDynamic;
+  tensor->data = nullptr;  // it was the memory plan's
+}
+
+TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* self) {
+  const auto* node = static_cast<const Node*>(self->user_data);
+  if (!node) return kTfLiteError;
+  TfLiteTensor* workspace = &context->tensors[node->workspace];
+  TfLiteIntArray* temporaries = array_of(1, &node->workspace);
+  if (!temporaries) return kTfLiteError;
+  free(self->temporaries);
+  self->temporaries = temporaries;
+  workspace->type = kTfLiteFloat32;
+  if (is_dynamic(*context, *node)) {
+    make_dynamic(workspace);
+    make_dynamic(&context->tensors[node->output]);
+    return kTfLiteOk;
+  }
+  workspace->allocation_type = kTfLiteArenaRw;
+  Call call;
+  const char* reason = call_of(*context, *node, &call);
+  return reason ? refuse(context, *node, reason) : resize_all(context, *node, call);
+}
+
+bool has_data(const TfLiteContext& context, const Node& node) {
+  for (int i = 0; i < node.count; ++i)
+    if (!context.tensors[node.inputs[i]].data) return false;
+  return context.tensors[node.output].data;
+}
+
+TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
+  const auto* node = static_cast<const Node*>(self->user_data);
+  Call call;
+  const char* reason = call_of(*context, *node, &call);
+  if (reason) return refuse(context, *node, reason);
+  if (context->tensors[node->output].allocation_type == kTfLiteDynamic) {
+    if (resize_all(context, *node, call)) return kTfLiteError;
+    call_of(*context, *node, &call);  // where the output lies now
+  }
+  if (!has_data(*context, *node)) return refuse(context, *node, "a tensor without memory");
+  node->op->run(call, 0, call.steps, context->tensors[node->workspace].data);
+  return kTfLiteOk;
+}
+
+// Indices of the nodes that we run; how many is returned, or -1.
+int find_nodes(TfLiteContext* context, const Plugin& plugin, const TfLiteIntArray& plan,
+               int* found) {
+  int count = 0;
+  for (int i = 0; i < plan.size; ++i) {
+    TfLiteNode* from;
+    TfLiteRegistration* registration;
+    if (context->GetNodeAndRegistration(context, plan.data[i], &from, &registration)) return -1;
+    Node node;
+    const char* reason = read_node(*context, *from, *registration, &node);
+    if (!reason)
+      found[count++] = plan.data[i];
+    else if (node.op && plugin.verbose)
+      dprintf(2, "edgeprune: node %d, %s, stays with the runtime: %s\n", plan.data[i],
+              node.op->name, reason);
+  }
+  return count;
+}
+
+TfLiteStatus claim(TfLiteContext* context, TfLiteDelegate* delegate, int node) {
+  TfLiteNode* from;
+  TfLiteRegistration *registration, ours{};
+  if (context->GetNodeAndRegistration(context, node, &from, &registration)) return kTfLiteError;
+  Node read;
+  read_node(*context, *from, *registration, &read);
+  ours.init = init;
+  ours.free = release;
+  ours.prepare = prepare;
+  ours.invoke = invoke;
+  ours.builtin_code = kTfLiteBuiltinDelegate;
+  ours.custom_name = read.op->name;
+  ours.version = 1;
+  TfLiteIntArray* one = array_of(1, &node);
+  if (!one) return kTfLiteError;
+  const TfLiteStatus status =
+      context->ReplaceNodeSubsetsWithDelegateKernels(context, ours, one, delegate);
+  free(one);
+  return status;
+}
+
+// Called once for each subgraph.
+TfLiteStatus prepare_subgraph(TfLiteContext* context, TfLiteDelegate* delegate) {
+  auto* plugin = reinterpret_cast<Plugin*>(delegate);
+  TfLiteIntArray* plan;
+  if (context->GetExecutionPlan(context, &plan)) return kTfLiteError;
+  const int total = plan->size;
+  auto* found = static_cast<int*>(malloc((total + 1) * sizeof(int)));
+  if (!found) return kTfLiteError;
+  const int count = find_nodes(context, *plugin, *plan, found);
+  TfLiteStatus status = count < 0 ? kTfLiteError : kTfLiteOk;
+  for (int i = 0; i < count && !status; ++i) status = claim(context, delegate, found[i]);
+  free(found);
+  if (status) return status;
+  __atomic_fetch_add(&plugin->claimed, count, __ATOMIC_RELAXED);
+  if (plugin->verbose && count) dprintf(2, "edgeprune: runs %d of %d nodes\n", count, total);
+  return kTfLiteOk;
+}
+
+}  // namespace
+
+// Options: "verbose" ("1" or "0"; also from the environment, EDGEPRUNE_VERBOSE): say on standard
+// error what is run, and why what is ours is not.
+extern "C" EP_PUBLIC TfLiteDelegate* tflite_plugin_create_delegate(
+    const char* const* keys, const char* const* values, size_t count,
+    void (*report_error)(const char*)) {
+  const char* said = getenv("EDGEPRUNE_VERBOSE");
+  for (size_t i = 0; i < count; ++i) {
+    if (strcmp(keys[i], "verbose") || (strcmp(values[i], "0") && strcmp(values[i], "1"))) {
+      if (report_error) report_error("edgeprune: the only option is verbose, 0 or 1");
+      return nullptr;
+    }
+    said = values[i];
+  }
+  auto* plugin = static_cast<Plugin*>(calloc(1, sizeof(Plugin)));
+  if (!plugin) return nullptr;
+  plugin->verbose = said && *said && strcmp(said, "0");
+  plugin->delegate.data_ = plugin;
+  plugin->delegate.Prepare = prepare_subgraph;
+  // Else the runtime prepares all nodes first, and stops at custom ops that only we know.
+  plugin->delegate.flags = kTfLiteDelegateFlagsAllowDynamicTensors;
+  return &plugin->delegate;
+}
+
+extern "C" EP_PUBLIC void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) {
+  free(delegate);
+}
+
+// How many nodes this delegate runs, in all interpreters that it was given to.
+extern "C" EP_PUBLIC int32_t ep_litert_claimed(TfLiteDelegate* delegate) {
+  return __atomic_load_n(&reinterpret_cast<Plugin*>(delegate)->claimed, __ATOMIC_RELAXED);
+}

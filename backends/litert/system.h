@@ -1,0 +1,17 @@
+// What the delegate calls of the C library, declared here: Android's headers come with its NDK
+// alone, and these few look alike everywhere.
+#ifndef EDGEPRUNE_LITERT_SYSTEM_H
+#define EDGEPRUNE_LITERT_SYSTEM_H
+
+#include <stddef.h>
+
+extern "C" {
+void* malloc(size_t);
+void* calloc(size_t, size_t);
+void free(void*);
+char* getenv(const char*);
+int strcmp(const char*, const char*);
+int dprintf(int, const char*, ...) __attribute__((format(printf, 2, 3)));
+}
+
+#endif
