@@ -39,6 +39,7 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* 
   norm->bias = static_cast<const float*>(t.inputs[2]->data);
   norm->out = static_cast<float*>(t.output->data);
   call->steps = 1;
+  call->flops = 8.0 * norm->rows * norm->width;
   call->workspace_bytes = 0;
   call->dims = x.dims;
   return nullptr;

@@ -32,8 +32,8 @@ struct Call {
     EpAttention attention;
     NormCall norm;
   };
-  const EpAttentionKernel* kernel;
   int32_t steps;
+  double flops;
   size_t workspace_bytes;      // of one thread
   const TfLiteIntArray* dims;  // of the output
 };

@@ -11,6 +11,8 @@ void* calloc(size_t, size_t);
 void free(void*);
 char* getenv(const char*);
 int strcmp(const char*, const char*);
+int pthread_create(unsigned long*, const void*, void* (*)(void*), void*);
+int pthread_join(unsigned long, void**);
 int dprintf(int, const char*, ...) __attribute__((format(printf, 2, 3)));
 }
 
