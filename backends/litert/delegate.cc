@@ -296,7 +296,7 @@ TfLiteStatus prepare_subgraph(TfLiteContext* context, TfLiteDelegate* delegate) 
   for (int i = 0; i < count && !status; ++i) status = claim(context, delegate, found[i]);
   free(found);
   if (status) return status;
-  __atomic_fetch_add(&plugin->claimed, count, __ATOMIC_RELAXED);
+  plugin->claimed += count;
   if (plugin->verbose && count) dprintf(2, "edgeprune: runs %d of %d nodes\n", count, total);
   return kTfLiteOk;
 }
@@ -332,5 +332,5 @@ extern "C" EP_PUBLIC void tflite_plugin_destroy_delegate(TfLiteDelegate* delegat
 
 // How many nodes this delegate runs, in all interpreters that it was given to.
 extern "C" EP_PUBLIC int32_t ep_litert_claimed(TfLiteDelegate* delegate) {
-  return __atomic_load_n(&reinterpret_cast<Plugin*>(delegate)->claimed, __ATOMIC_RELAXED);
+  return reinterpret_cast<Plugin*>(delegate)->claimed;
 }

@@ -75,7 +75,5 @@ def layer_norm(
     x, weight, bias, *added = builder.mark_inputs(*inputs)
     for each in added:
         x = x + each
-    out: Tensor = builder.mark_outputs(
-        functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
-    )
+    out: Tensor = builder.mark_outputs(functional.layer_norm(x, (x.shape[-1],), weight, bias, eps))
     return out
