@@ -20,7 +20,7 @@ def build(
         str | None, typer.Option(help="Such as aarch64-android; this machine.")
     ] = None,
     library: Annotated[
-        Literal["kernels", "executorch"],
+        Literal["kernels", "executorch", "litert"],
         typer.Option(help="The kernels alone, or with a runtime's operators and delegate."),
     ] = "kernels",
     sdk: Annotated[

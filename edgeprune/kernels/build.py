@@ -87,19 +87,31 @@ def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> N
         done = pool.map(lambda job, out: _zig("c++", target, *job, "-o", str(out)), jobs, objects)
         for (*_, source), _ in zip(jobs, done, strict=True):
             advance(note=Path(source).name)
-        # Kernels alone link as C: they need no C++ library, and zig would compile one first.
-        language = "c++" if library.folders else "cc"
-        flags = (*target.link_flags, *library.link_flags(sdk))
+        # As C where that will do: zig would compile a C++ library first.
+        language = "c++" if library.with_cpp else "cc"
+        system = _c_library(target, Path(folder)) if library.folders else ()
+        flags = (*target.link_flags, *library.link_flags(sdk), *system)
         _zig(language, target, "-shared", *map(str, objects), *flags, "-o", str(out))
         advance(note=library.file)
+
+
+def _c_library(target: Target, folder: Path) -> tuple[str, ...]:
+    """What links adapters with the functions that they call; a stand-in where no libc is here."""
+    if target.with_libc:
+        return ("-lpthread",)
+    source, stub = sources() / "litert" / "android_libc.c", folder / "libc.so"
+    flags = ("-ffreestanding", "-nostdlib", "-shared", "-Wl,-soname,libc.so", "-w")
+    _zig("cc", target, *flags, str(source), "-o", str(stub))
+    return (str(stub),)
 
 
 def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object, its source the last."""
     yield from kernel_jobs(target)
+    flags = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
     for folder in library.folders:
         for adapter in sorted((sources() / folder).glob("*.cc")):
-            yield (*ADAPTER_FLAGS, *library.compile_flags(sdk), "-c", str(adapter))
+            yield (*flags, *library.compile_flags(sdk), "-c", str(adapter))
 
 
 def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:

@@ -21,6 +21,8 @@ class Library:
         defines: for the compiler.
         includes: below the package.
         links: libraries below the package's ``lib``.
+        with_cpp: whether the adapters need the C++ library; else they are compiled as kernels are,
+            and need a few functions of the C library.
     """
 
     file: str
@@ -29,6 +31,7 @@ class Library:
     defines: tuple[str, ...] = ()
     includes: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
+    with_cpp: bool = False
 
     def sdk(self, target: str, given: Path | None) -> Path | None:
         """The folder of headers and libraries; None where none is needed.
@@ -68,7 +71,7 @@ class Library:
         Raises:
             InputError: they need a C++ library, and there is none.
         """
-        if self.folders and not target.with_libc:
+        if self.with_cpp and not target.with_libc:
             raise InputError(
                 f"{self.file} for {name} needs the NDK's C++ library: build it with CMake, as "
                 "docs/kernels.md says. The kernels alone need none."
@@ -99,5 +102,8 @@ LIBRARIES = {
         ),
         includes=("include", "include/executorch/runtime/core/portable_type/c10"),
         links=("executorch", "executorch_threadpool"),
+        with_cpp=True,
     ),
+    # No wheel has LiteRT's headers: the adapter brings what it needs of them.
+    "litert": Library("libedgeprune_litert.so", folders=("litert",)),
 }

@@ -15,20 +15,25 @@ from edgeprune.kernels import TARGETS, build, build_library
 MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
+@pytest.mark.parametrize("name", ["kernels", "litert"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_target_compiles_to_its_machine_and_only_once(target: str) -> None:
-    library = build_library("kernels", target)
+def test_every_target_compiles_to_its_machine_and_only_once(target: str, name: str) -> None:
+    library = build_library(name, target)
     header = library.read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert struct.unpack("<H", header[18:20])[0] == MACHINES[target.split("-")[0]]
     written = library.stat().st_mtime_ns
-    assert build_library("kernels", target) == library
+    assert build_library(name, target) == library
     assert library.stat().st_mtime_ns == written
 
 
-def test_android_s_library_needs_no_other() -> None:
-    text = build_library("kernels", "aarch64-android").read_bytes()
-    assert b"libc.so" not in text and b"libm.so" not in text
+def test_android_s_kernels_need_no_other_library_and_the_delegate_one() -> None:
+    kernels, delegate = (
+        build_library(name, "aarch64-android").read_bytes() for name in ("kernels", "litert")
+    )
+    assert b"libc.so" not in kernels and b"libc.so\0" in delegate
+    for text in (kernels, delegate):
+        assert b"libm.so" not in text and b"libc++" not in text and b"libpthread" not in text
 
 
 def test_an_unknown_target_is_answered_with_the_nearest() -> None:

@@ -75,7 +75,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     folder = tmp_path_factory.mktemp("flexbuffer")
     source, library = folder / "shim.cc", folder / "libshim.so"
     source.write_text(SHIM)
-    litert = sources().parent / "litert"
+    litert = sources() / "litert"
     compiler = [sys.executable, "-m", "ziglang", "c++", "-O2", "-shared", "-fPIC", "-nostdinc++"]
     files = [str(source), str(litert / "flexbuffer.cc"), "-I", str(litert), "-o", str(library)]
     subprocess.run([*compiler, *files], check=True)
