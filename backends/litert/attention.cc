@@ -59,19 +59,20 @@ const char* read_sizes(const Attributes& attributes, const Tensors& t, EpAttenti
 }
 
 const char* call(const Attributes& attributes, const Tensors& t, int32_t threads, Call* call) {
-  if (t.count != 3 && t.count != 4) return "wanted 3 or 4 inputs";
+  if (t.input_count != 3 && t.input_count != 4) return "wanted 3 or 4 inputs";
+  if (t.output_count != 1) return "wanted one output";
   for (int i = 0; i < 3; ++i)
     if (!is_float(*t.inputs[i], 3)) return "q, k or v that is not float32 of rank 3";
   EpAttention* a = &call->attention;
   *a = EpAttention{};
   const char* reason = read_sizes(attributes, t, a);
-  if (!reason && t.count == 4) reason = read_mask(*t.inputs[3], a);
+  if (!reason && t.input_count == 4) reason = read_mask(*t.inputs[3], a);
   if (reason) return reason;
   a->threads = threads;
   a->q = static_cast<const float*>(t.inputs[0]->data);
   a->k = static_cast<const float*>(t.inputs[1]->data);
   a->v = static_cast<const float*>(t.inputs[2]->data);
-  a->out = static_cast<float*>(t.output->data);
+  a->out = static_cast<float*>(t.outputs[0]->data);
   call->steps = kKernel->steps(a);
   call->flops = 4.0 * a->batch * a->queries * a->keys * a->heads * a->head_dim;
   call->workspace_bytes = kKernel->workspace_bytes(a);

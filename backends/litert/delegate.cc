@@ -26,7 +26,7 @@ constexpr double kFlopsPerThread = 16e6;
 struct Node {
   const Op* op;
   Attributes attributes;
-  int inputs[Tensors::kMost], count, output;
+  int inputs[Tensors::kMostInputs], outputs[Tensors::kMostOutputs], input_count, output_count;
   int workspace;
   int threads;  // that there is workspace for
 };
@@ -56,23 +56,32 @@ const Op* op_named(const char* name) {
   return nullptr;
 }
 
-// Fills in tensors that are there; false when one is not.
-bool tensors_of(const TfLiteContext& context, const Node& node, Tensors* tensors) {
-  tensors->count = node.count;
-  for (int i = 0; i < node.count; ++i) {
-    if (node.inputs[i] < 0 || static_cast<size_t>(node.inputs[i]) >= context.tensors_size)
-      return false;
-    tensors->inputs[i] = &context.tensors[node.inputs[i]];
+// False when an index is no tensor's.
+bool look_up(const TfLiteContext& context, const int* from, int count, const TfLiteTensor** to) {
+  for (int i = 0; i < count; ++i) {
+    if (from[i] < 0 || static_cast<size_t>(from[i]) >= context.tensors_size) return false;
+    to[i] = &context.tensors[from[i]];
   }
-  tensors->output = &context.tensors[node.output];
   return true;
 }
 
 const char* call_of(const TfLiteContext& context, const Node& node, Call* call) {
   Tensors tensors;
-  if (!tensors_of(context, node, &tensors)) return "an input that is left out";
-  if (tensors.output->type != kTfLiteFloat32) return "an output that is not float32";
+  tensors.input_count = node.input_count;
+  tensors.output_count = node.output_count;
+  if (!look_up(context, node.inputs, node.input_count, tensors.inputs) ||
+      !look_up(context, node.outputs, node.output_count, tensors.outputs))
+    return "a tensor that is left out";
+  for (int i = 0; i < node.output_count; ++i)
+    if (tensors.outputs[i]->type != kTfLiteFloat32) return "an output that is not float32";
   return node.op->call(node.attributes, tensors, node.threads, call);
+}
+
+// How many there are, or -1 when that is more than ``most``.
+int copied(const TfLiteIntArray* from, int most, int* to) {
+  if (!from || from->size > most) return -1;
+  for (int i = 0; i < from->size; ++i) to[i] = from->data[i];
+  return from->size;
 }
 
 // Null when we run this node, else the reason why not; ``node->op`` is null when it is not ours.
@@ -92,12 +101,10 @@ const char* read_node(const TfLiteContext& context, const TfLiteNode& from,
   if (!node->op) return "another op";
   const char* reason = read_attributes(*node->op, bytes, size, &node->attributes);
   if (reason) return reason;
-  if (!from.inputs || from.inputs->size > Tensors::kMost) return "too many inputs";
-  if (!from.outputs || from.outputs->size != 1) return "not one output";
-  node->count = from.inputs->size;
-  for (int i = 0; i < node->count; ++i) node->inputs[i] = from.inputs->data[i];
-  node->output = from.outputs->data[0];
   node->threads = 1;
+  node->input_count = copied(from.inputs, Tensors::kMostInputs, node->inputs);
+  node->output_count = copied(from.outputs, Tensors::kMostOutputs, node->outputs);
+  if (node->input_count < 1 || node->output_count < 1) return "no tensors, or too many";
   Call call;
   return call_of(context, *node, &call);
 }
@@ -139,7 +146,8 @@ TfLiteStatus plan(TfLiteContext* context, Node* node, Call* call) {
   const size_t floats = call->workspace_bytes / sizeof(float) * node->threads;
   const int size = static_cast<int>(floats);
   if (floats > 1u << 30) return refuse(context, *node, "a workspace over 4 GiB");
-  if (resize(context, node->output, call->dims->size, call->dims->data)) return kTfLiteError;
+  for (int i = 0; i < node->output_count; ++i)
+    if (resize(context, node->outputs[i], call->dims->size, call->dims->data)) return kTfLiteError;
   return resize(context, node->workspace, 1, &size);
 }
 
@@ -163,7 +171,7 @@ void release(TfLiteContext*, void* node) { free(node); }
 
 // Sizes that are known only when it runs.
 bool is_dynamic(const TfLiteContext& context, const Node& node) {
-  for (int i = 0; i < node.count; ++i)
+  for (int i = 0; i < node.input_count; ++i)
     if (context.tensors[node.inputs[i]].allocation_type == kTfLiteDynamic) return true;
   return false;
 }
@@ -185,7 +193,7 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* self) {
   workspace->type = kTfLiteFloat32;
   if (is_dynamic(*context, *node)) {
     make_dynamic(workspace);
-    make_dynamic(&context->tensors[node->output]);
+    for (int i = 0; i < node->output_count; ++i) make_dynamic(&context->tensors[node->outputs[i]]);
     return kTfLiteOk;
   }
   workspace->allocation_type = kTfLiteArenaRw;
@@ -194,10 +202,11 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* self) {
 }
 
 bool has_memory(const TfLiteContext& context, const Node& node, const Call& call) {
-  for (int i = 0; i < node.count; ++i)
+  for (int i = 0; i < node.input_count; ++i)
     if (!context.tensors[node.inputs[i]].data) return false;
-  return context.tensors[node.output].data &&
-         context.tensors[node.workspace].bytes >= call.workspace_bytes * node.threads;
+  for (int i = 0; i < node.output_count; ++i)
+    if (!context.tensors[node.outputs[i]].data) return false;
+  return context.tensors[node.workspace].bytes >= call.workspace_bytes * node.threads;
 }
 
 struct Share {
@@ -233,7 +242,7 @@ void run(const Op& op, const Call& call, int threads, char* workspace) {
 TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
   auto* node = static_cast<Node*>(self->user_data);
   Call call;
-  if (context->tensors[node->output].allocation_type == kTfLiteDynamic &&
+  if (context->tensors[node->outputs[0]].allocation_type == kTfLiteDynamic &&
       plan(context, node, &call))
     return kTfLiteError;
   const char* reason = call_of(*context, *node, &call);

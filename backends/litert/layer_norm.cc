@@ -15,7 +15,8 @@ bool same_shape(const TfLiteIntArray& one, const TfLiteIntArray& other) {
 }
 
 const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* call) {
-  if (t.count != 3 && t.count != 4) return "wanted 3 or 4 inputs";
+  if (t.input_count != 3 && t.input_count != 4) return "wanted 3 or 4 inputs";
+  if (t.output_count > 1 && t.input_count != 4) return "a sum of one";
   const TfLiteTensor& x = *t.inputs[0];
   if (!x.dims || x.dims->size < 1 || !is_float(x, x.dims->size)) return "x that is not float32";
   NormCall* norm = &call->norm;
@@ -26,7 +27,7 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* 
   if (norm->rows < 1 || norm->width < 1) return "no tokens";
   if (!is_row(*t.inputs[1], norm->width) || !is_row(*t.inputs[2], norm->width))
     return "weight or bias that is not float32 and as wide as x";
-  if (t.count == 4) {
+  if (t.input_count == 4) {
     const TfLiteTensor& residual = *t.inputs[3];
     if (residual.type != kTfLiteFloat32 || !residual.dims || !same_shape(*residual.dims, *x.dims))
       return "a residual that is not float32 of the shape of x";
@@ -37,7 +38,8 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* 
   norm->x = static_cast<const float*>(x.data);
   norm->weight = static_cast<const float*>(t.inputs[1]->data);
   norm->bias = static_cast<const float*>(t.inputs[2]->data);
-  norm->out = static_cast<float*>(t.output->data);
+  norm->out = static_cast<float*>(t.outputs[0]->data);
+  if (t.output_count > 1) norm->sum = static_cast<float*>(t.outputs[1]->data);
   call->steps = 1;
   call->flops = 8.0 * norm->rows * norm->width;
   call->workspace_bytes = 0;
@@ -52,7 +54,8 @@ float total(const Vec& v) {
   return sum;
 }
 
-void normalise(const NormCall& c, const float* x, const float* residual, float* out) {
+void normalise(const NormCall& c, const float* x, const float* residual, float* out,
+               float* sum_out) {
   const int64_t width = c.width;
   Vec sums{};
   float sum = 0;
@@ -65,6 +68,7 @@ void normalise(const NormCall& c, const float* x, const float* residual, float* 
     sums += v;
   }
   for (; i < width; ++i) sum += out[i] = residual ? x[i] + residual[i] : x[i];
+  for (i = 0; sum_out && i < width; ++i) sum_out[i] = out[i];
   const float mean = (sum + total(sums)) / width;
   Vec squares{};
   float square = 0;
@@ -84,7 +88,7 @@ void run(const Call& call, int32_t, int32_t, void*) {
   const NormCall& c = call.norm;
   for (int64_t row = 0; row < c.rows; ++row)
     normalise(c, c.x + row * c.width, c.residual ? c.residual + row * c.width : nullptr,
-              c.out + row * c.width);
+              c.out + row * c.width, c.sum ? c.sum + row * c.width : nullptr);
 }
 
 }  // namespace

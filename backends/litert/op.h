@@ -8,10 +8,9 @@
 
 // A node's tensors as they are now. Before the first ``prepare`` they have no data.
 struct Tensors {
-  static constexpr int kMost = 4;
-  const TfLiteTensor* inputs[kMost];
-  int count;
-  const TfLiteTensor* output;
+  static constexpr int kMostInputs = 4, kMostOutputs = 2;
+  const TfLiteTensor *inputs[kMostInputs], *outputs[kMostOutputs];
+  int input_count, output_count;
 };
 
 struct Attributes {
@@ -21,7 +20,7 @@ struct Attributes {
 
 struct NormCall {
   const float *x, *weight, *bias, *residual;  // residual: added to x first; null: none
-  float* out;
+  float *out, *sum;                           // sum: x + residual; null: not wanted
   int64_t rows, width;
   float eps;
 };
@@ -35,7 +34,7 @@ struct Call {
   int32_t steps;
   double flops;
   size_t workspace_bytes;      // of one thread
-  const TfLiteIntArray* dims;  // of the output
+  const TfLiteIntArray* dims;  // of each output
 };
 
 struct Op {

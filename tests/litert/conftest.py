@@ -10,6 +10,7 @@ from litert_networks import Encoder, GroupedCausal, encoder_inputs, grouped_inpu
 from torch import Tensor, nn
 
 from edgeprune.kernels.build import build_library
+from edgeprune.lower.composites import as_composites
 from edgeprune.lower.quiet import quiet
 
 
@@ -49,5 +50,6 @@ def _converted(module: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> P
         import litert_torch
 
         path = folder / "fp32.tflite"
-        litert_torch.convert(module.eval(), inputs).export(str(path))
+        composed = as_composites(torch.export.export(module.eval(), inputs))
+        litert_torch.convert(composed.module(), inputs).export(str(path))
     return path
