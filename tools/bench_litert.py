@@ -22,7 +22,7 @@ from bench_lowering import TOKENS, MeanPooledBert, interleaved, text
 from torch import Tensor, nn
 
 from edgeprune.kernels.build import build_library
-from edgeprune.lower.litert_ops import layer_norm, slim_attention
+from edgeprune.lower.composites import add_layer_norm, slim_attention
 from edgeprune.lower.quiet import quiet
 
 PACKAGES = ("edgeprune", "torch", "ai-edge-litert", "litert-torch", "ai-edge-quantizer")
@@ -52,7 +52,7 @@ def attention_composites(model: nn.Module) -> None:
     ) -> tuple[Tensor, None]:
         q, k, v = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
         heads = query.shape[1]
-        out = slim_attention(q, k, v, mask, heads, key.shape[1], scaling)
+        out = slim_attention(q, k, v, mask, heads, key.shape[1], scaling, False)
         return out.unflatten(2, (heads, -1)), None
 
     ALL_ATTENTION_FUNCTIONS.register("edgeprune", forward)
@@ -67,7 +67,8 @@ class Norm(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return layer_norm(x, self.norm.weight, self.norm.bias, self.norm.eps, residual)
+        norm = self.norm
+        return add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)[0]
 
 
 class SumAndNorm(nn.Module):

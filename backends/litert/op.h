@@ -2,6 +2,7 @@
 #ifndef EDGEPRUNE_LITERT_OP_H
 #define EDGEPRUNE_LITERT_OP_H
 
+#include "../kernels/layer_norm.h"
 #include "../kernels/slim_attention.h"
 #include "flexbuffer.h"
 #include "tflite_abi.h"
@@ -18,18 +19,11 @@ struct Attributes {
   double numbers[kMost];  // as many, and in the order, as Op::attributes
 };
 
-struct NormCall {
-  const float *x, *weight, *bias, *residual;  // residual: added to x first; null: none
-  float *out, *sum;                           // sum: x + residual; null: not wanted
-  int64_t rows, width;
-  float eps;
-};
-
 // What a node computes: steps that threads may share.
 struct Call {
   union {
     EpAttention attention;
-    NormCall norm;
+    EpNorm norm;
   };
   int32_t steps;
   double flops;
