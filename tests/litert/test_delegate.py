@@ -87,8 +87,9 @@ def test_linear_layers_on_8_bits_are_our_operator_and_without_us_nearly(
     ours = Run(linears_file, library)
     assert ours.claimed == 2
     values = [each.numpy() for each in inputs]
-    np.testing.assert_allclose(ours(*values), wanted, atol=1e-5)
-    # The decomposition does not quantise x.
+    # The last bit of the first layer decides how some inputs of the second are rounded.
+    np.testing.assert_allclose(ours(*values), wanted, atol=2e-3)
+    # The decomposition does not round x at all.
     np.testing.assert_allclose(Run(linears_file)(*values), wanted, atol=2e-2)
     assert linears_file.stat().st_size < 3 * 2 * 96 * 64  # and not four bytes a weight
 
