@@ -18,7 +18,7 @@ enum {
   kTfLiteMmapRo = 1,
   kTfLiteArenaRw = 2,
   kTfLiteDynamic = 4
-};                                                     // TfLiteTensor::allocation_type
+};  // TfLiteTensor::allocation_type
 enum { kTfLiteDelegateFlagsAllowDynamicTensors = 1 };  // TfLiteDelegate::flags
 enum {                                                 // TfLiteRegistration::builtin_code
   kTfLiteBuiltinCustom = 32,

@@ -88,7 +88,7 @@ def test_linear_layers_on_8_bits_are_our_operator_and_without_us_nearly(
     assert ours.claimed == 2
     values = [each.numpy() for each in inputs]
     # The last bit of the first layer decides how some inputs of the second are rounded.
-    np.testing.assert_allclose(ours(*values), wanted, atol=2e-3)
+    np.testing.assert_allclose(ours(*values), wanted, atol=5e-3)
     # The decomposition does not round x at all.
     np.testing.assert_allclose(Run(linears_file)(*values), wanted, atol=2e-2)
     assert linears_file.stat().st_size < 3 * 2 * 96 * 64  # and not four bytes a weight
@@ -178,6 +178,28 @@ def test_layer_norm_is_pytorch_s(
         torch.from_numpy(sum(given)), shape[-1:], torch.from_numpy(weight), torch.from_numpy(bias)
     )
     np.testing.assert_allclose(run(*given), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [0.0] * 4 + [-1e9] * 3,
+        [0.0] + [-math.inf] * 6,
+        [-1e9] * 3 + [0.0] * 2 + [-1e9] * 2,
+        [-1e9] * 7,
+        [0.0] * 3 + [-9e7] + [-1.1e8] * 3,
+    ],
+    ids=["end", "all but one", "both ends", "all", "too close to call"],
+)
+def test_padding_that_is_not_read_changes_nothing(
+    library: Path, tmp_path: Path, mask: list[float], causal: int
+) -> None:
+    attributes = ATTENTION | {"causal": causal}
+    op = OneOp("edgeprune.slim_attention", attributes, (*QKV, (1, 1, 1, 7)), QKV[0])
+    inputs = [*drawn(*QKV), np.array(mask, np.float32).reshape(1, 1, 1, 7)]
+    out = Run(op.write(tmp_path / "one.tflite"), library)(*inputs)
+    np.testing.assert_allclose(out, attention(attributes, *inputs), atol=1e-5)
 
 
 LINEAR = {"activation": 2}
