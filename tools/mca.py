@@ -8,6 +8,7 @@ versions of a loop, within a factor of two: no latency follows from it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
 import subprocess
@@ -31,9 +32,13 @@ PROCESSORS = (
 )
 TARGET = TARGETS["aarch64-linux"]
 # What a kernel is there to do; anything else in a loop is the price of it.
-MULTIPLY = re.compile(r"fmla|[us]{1,2}dot|[us]{1,2}mmla|[us]mlal2?")
+MULTIPLY = re.compile(r"fmla|[us]{1,2}dot|[us]{1,2}mmla|[us]mull2?")
 FEWEST_MULTIPLIES, ITERATIONS = 4, 200
 OLDEST_LLVM = 19  # before, models of the newer processors are other processors' ones
+
+
+class LackingError(Exception):
+    """A processor lacks an instruction: it runs another kernel."""
 
 
 @dataclass(frozen=True)
@@ -137,24 +142,31 @@ def _function(file: Path, number: int) -> str:
 
 
 def cycles(mca: str, processor: str, lines: Sequence[str]) -> float:
-    """Of one round of a loop, over many, by the compiler's model of the processor."""
+    """Of one round of a loop, over many, by the compiler's model of the processor.
+
+    Raises:
+        LackingError: the processor has not all of these instructions.
+    """
     ended = subprocess.run(
         [mca, "-mtriple=aarch64", f"-mcpu={processor}", f"-iterations={ITERATIONS}"],
         input="\n".join(lines) + "\n",
         capture_output=True,
         text=True,
-        check=True,
     )
+    if "instruction requires" in ended.stderr:
+        raise LackingError
     found = re.search(r"Total Cycles:\s+(\d+)", ended.stdout)
-    assert found, ended.stdout
+    assert found, ended.stderr
     return int(found[1]) / ITERATIONS
 
 
 @cache
 def least_cycles(mca: str, processor: str, opcode: str) -> float:
     """Of one multiply-add, among as many as hide each other's latency."""
-    wide = "4s" if opcode == "fmla" else "8h" if "mlal" in opcode else "16b"
-    many = [f"{opcode} v{i}.4s, v30.{wide}, v31.{wide}" for i in range(24)]
+    into, wide = "4s", "4s" if opcode == "fmla" else "16b"
+    if "mull" in opcode:
+        into, wide = "8h", "16b" if opcode.endswith("2") else "8b"
+    many = [f"{opcode} v{i}.{into}, v30.{wide}, v31.{wide}" for i in range(24)]
     return cycles(mca, processor, many) / len(many)
 
 
@@ -232,7 +244,9 @@ def main() -> None:
         isa = [flag.removeprefix("-DEP_ISA=") for flag in job if flag.startswith("-DEP_ISA=")]
         for loop in largest(list(loops(assembly(job)))) if isa else ():
             kernel = f"{Path(job[-1]).stem} {isa[0]}"
-            rows += [row(mca, kernel, loop, processor) for processor in PROCESSORS]
+            for processor in PROCESSORS:
+                with contextlib.suppress(LackingError):
+                    rows.append(row(mca, kernel, loop, processor))
     emit(
         "inner loops, a STATIC ESTIMATE by llvm-mca: cycles of a round, share of peak",
         rows,
