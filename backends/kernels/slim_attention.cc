@@ -280,7 +280,7 @@ INLINE void add_mask(float* scores, const float* mask, int keys) {
   int j = 0;
   for (; j + kLanes <= keys; j += kLanes)
     store(scores + j, load(scores + j) + load(mask + j) * kLog2E);
-  if (j < keys) store(scores + j, load(scores + j) + load_first(mask + j, keys - j) * kLog2E);
+  if (j < keys) store(scores + j, load(scores + j) + load_some(mask + j, keys - j) * kLog2E);
 }
 
 INLINE Vec largest(const float* scores, int padded) {
