@@ -3,8 +3,8 @@
 // Two passes over cache-sized blocks instead of flash tiling: token lists are short, so the scores
 // of a few query rows over all keys stay in L1, and nothing has to be rescaled.
 //
-//   pack   K of a head, transposed into panels, times scale x log2(e); V of a head, contiguous
-//   score  rows x panel outer products over head_dim
+//   pack   K of a head, transposed into panels, times scale x log2(e); V, where that pays
+//   score  rows x panel outer products over head_dim; dot products with the last few keys
 //   weigh  mask, maximum, 2^(s - max), sum
 //   mix    rows x head_dim outer products over keys, divided by the sum
 #include "slim_attention.h"

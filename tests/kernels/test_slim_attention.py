@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,29 @@ def test_parts_of_one_tensor_are_read_where_they_are(kernel: str, tokens: int) -
     assert relative_error(call(), true_attention(q, k, v, 12, 12)[0]) <= TOLERANCE
     fused.normal_()
     assert relative_error(call(), true_attention(q, k, v, 12, 12)[0]) <= TOLERANCE
+
+
+def _before_a_guard(x: Tensor) -> Tensor:
+    """A copy that ends where memory does that nobody may read."""
+    size, page = 4 * x.numel(), mmap.PAGESIZE
+    whole = -(-size // page) * page
+    memory = mmap.mmap(-1, whole + page)
+    held = torch.frombuffer(memory, dtype=torch.float32, offset=whole - size, count=x.numel())
+    guard = ctypes.c_void_p(held.data_ptr() + size)
+    nobody = 0
+    assert ctypes.CDLL(None).mprotect(guard, ctypes.c_size_t(page), nobody) == 0
+    return held.reshape(x.shape).copy_(x)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dim", [7, 24, 32])
+@pytest.mark.parametrize("tokens", [17, 31])
+def test_nothing_is_read_beyond_the_tensors(kernel: str, dim: int, tokens: int) -> None:
+    q, k, v = (_before_a_guard(each) for each in drawn(1, tokens, tokens, 2, 2, dim))
+    mask = _before_a_guard(torch.randn(1, 2, tokens, tokens))
+    call = SlimAttention(q, k, v, 2, mask=mask, kernel=kernel)
+    assert call._call.mask_query == tokens
+    assert relative_error(call(), true_attention(q, k, v, 2, 2, mask=mask)[0]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
