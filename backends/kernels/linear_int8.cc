@@ -179,6 +179,11 @@ struct Block {
   int stride;  // inputs from a row to the next
   float* to;
   int64_t step;  // floats from a row to the next
+  // The part of the next panel that these rows fetch into cache, and bytes of it each kDepth
+  // inputs: else it is waited for, panel after panel, where weights are read once an inference
+  // (128 rows: 384 -> 384 53 us instead of 47, 1536 -> 384 202 instead of 182).
+  const int8_t* ahead;
+  int pace;
 };
 
 // R rows, V vectors of columns, without activation.
@@ -187,8 +192,10 @@ void tile(const Block& block, const Panel& panel) {
   constexpr int kGroups = ceil_div(R, kTogether), kWeights = V * kTogether;
   VecInt sums[kGroups][kWeights] = {};
   const int8_t* weights = panel.weights;
+  const int8_t* ahead = block.ahead;
   const int stride = block.stride;
-  for (int k = 0; k < stride; k += kDepth, weights += V * kLanes * kDepth) {
+  for (int k = 0; k < stride; k += kDepth, weights += V * kLanes * kDepth, ahead += block.pace) {
+    __builtin_prefetch(ahead);
     Weights w[kWeights];
     UNROLLED for (int n = 0; n < kWeights; ++n) w[n] =
         weights_at(weights + n * (kLanes * kDepth / kTogether));
@@ -258,13 +265,19 @@ void run_step(const EpLinear& a, const Steps& steps, int step) {
   // Outputs that are not done yet, or do not fill their vectors, do not go to y at once.
   const bool direct = a.activation == EP_NO_ACTIVATION && columns == panel.vectors * kLanes;
   float buffer[kRows * kVectors * kLanes];
+  const int64_t panel_bytes = int64_t{panel.vectors} * kLanes * quantised.stride;
+  const int pace = ceil_div(panel_bytes, blocks * (quantised.stride / kDepth));
   for (int64_t b = blocks * part / steps.parts; b < blocks * (part + 1) / steps.parts; ++b) {
     // Blocks of like size: 17 rows go as 6 + 6 + 5, not as 8 + 8 + 1.
     const int first = a.rows * b / blocks, rows = a.rows * (b + 1) / blocks - first;
     float* y = a.y + static_cast<int64_t>(first) * a.out + start;
     const Block block = {quantised.rows + first,
                          quantised.inputs + static_cast<int64_t>(first) * quantised.stride,
-                         quantised.stride, direct ? y : buffer, direct ? a.out : kVectors * kLanes};
+                         quantised.stride,
+                         direct ? y : buffer,
+                         direct ? a.out : kVectors * kLanes,
+                         panel.weights + panel_bytes * (blocks + b) / blocks,
+                         pace};
     tile_any<kRows>(rows, block, panel);
     if (direct) continue;
     if (a.activation == EP_GELU)
