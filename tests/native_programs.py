@@ -98,7 +98,8 @@ def compiled(program: str, toolchain: Toolchain) -> Path:
     """``kernels_test`` or a harness, compiled if it is not in the cache yet."""
     objects = [_object(job, toolchain) for job in kernel_jobs(toolchain.target)]
     flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{BACKENDS}")
-    inputs = [*_sources_of(program, toolchain), BACKENDS / "kernels" / "reference.cc", *objects]
+    shared = (BACKENDS / "kernels" / "reference.cc", BACKENDS / "region" / "region.cc")
+    inputs = [*_sources_of(program, toolchain), *shared, *objects]
     return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
 
 
@@ -177,21 +178,20 @@ def _sources_of(program: str, toolchain: Toolchain) -> Iterator[Path]:
 
 
 def _object(job: tuple[str, ...], toolchain: Toolchain) -> Path:
-    flags = [flag for flag in job if not _clang_only(flag, toolchain)]
-    return _made((*flags[:-1], *toolchain.kernel_flags, flags[-1]), toolchain.command)
-
-
-def _clang_only(flag: str, toolchain: Toolchain) -> bool:
-    """g++ knows fewer values here, and contracts anyway."""
-    return flag.startswith("-ffp-contract=") and toolchain.command[0].endswith("g++")
+    *flags, source = job
+    if toolchain.command[0].endswith("g++"):
+        # g++ does not know the pragmas that forbid contraction here and there: it gets none.
+        flags = [flag for flag in flags if not flag.startswith("-ffp-contract=")]
+        flags += ["-ffp-contract=off", "-Wno-unknown-pragmas"]
+    return _made((*flags, *toolchain.kernel_flags, source), toolchain.command)
 
 
 def _made(arguments: tuple[str, ...], command: tuple[str, ...]) -> Path:
     """The output of one compiler run, under a hash of all that goes into it."""
-    read = [*BACKENDS.rglob("*"), *NATIVE.glob("*")]
+    read = [*BACKENDS.rglob("*"), *(() if "-c" in arguments else NATIVE.glob("*"))]
     held = [(str(file), files.sha256_of(file)) for file in sorted(read) if file.is_file()]
     key = files.content_hash(held, command, arguments)
-    path = cache_dir() / "native" / key
+    path = cache_dir() / "native" / (f"{key}.o" if "-c" in arguments else key)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two test processes want the same files at once.
     with (path.parent / "lock").open("w") as stream:

@@ -21,6 +21,8 @@ import torch
 from _bench import claim, emit
 from torch import Tensor, nn
 
+from edgeprune.host import isa_features
+from edgeprune.kernels.load import load_for_executorch
 from edgeprune.lower import Lowering, lower_graph
 from edgeprune.lower.quiet import quiet
 
@@ -79,7 +81,7 @@ def ours(precision: Any) -> Callable[[nn.Module, Inputs, Path], Run]:
     """The lowering under test."""
 
     def open_(module: nn.Module, inputs: Inputs, folder: Path) -> Run:
-        data = lower_graph(module, inputs, Lowering(precision)).data
+        data = lower_graph(module, inputs, Lowering(precision, isa=isa_features())).data
         return executorch_run(data, inputs, folder / f"{precision}-ours")
 
     return open_
@@ -92,6 +94,7 @@ def executorch_run(data: bytes, inputs: Inputs, path: Path) -> Run:
 
     portable_lib._unsafe_reset_threadpool(1)
     path.write_bytes(data)
+    load_for_executorch(path)
     method = Runtime.get().load_program(path).load_method("forward")
     assert method is not None
     return lambda: method.execute(inputs)[0].numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import platform
 import sys
 from typing import Any
@@ -43,7 +44,7 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference allowed")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    delegate = load_delegate(given.delegate, {"verbose": 1})
+    delegate = load_delegate(os.path.abspath(given.delegate), {"verbose": 1})
     ours = Interpreter(given.model, num_threads=given.threads, experimental_delegates=[delegate])
     count = delegate._library.ep_litert_claimed
     count.argtypes = [ctypes.c_void_p]

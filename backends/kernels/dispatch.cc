@@ -123,6 +123,13 @@ bool same(const char* one, const char* other) {
   return *one == *other;
 }
 
+template <typename Kernel, int kCount>
+const Kernel* chosen(const Choice<Kernel> (&choices)[kCount], const char* name) {
+  for (const Choice<Kernel>& choice : choices)
+    if (choice.runs() && (!name || same(name, choice.kernel->name))) return choice.kernel;
+  return nullptr;
+}
+
 // Tensors of no tokens count as one: their rows are multiplied out all the same.
 bool too_many(int64_t batch, int64_t tokens, int64_t heads, int64_t head_dim) {
   int64_t numbers = heads * head_dim;
@@ -131,14 +138,14 @@ bool too_many(int64_t batch, int64_t tokens, int64_t heads, int64_t head_dim) {
   return numbers > EP_MAX_NUMBERS || numbers * (batch < 1 ? 1 : batch) > EP_MAX_NUMBERS;
 }
 
+bool too_many(int64_t rows, int64_t width) {
+  return (rows < 1 ? 1 : rows) * width > EP_MAX_NUMBERS;
+}
+
 bool is_stride(int64_t floats) { return floats >= 0 && floats <= INT32_MAX; }
 
-template <typename Kernel, int kCount>
-const Kernel* chosen(const Choice<Kernel> (&choices)[kCount], const char* name) {
-  for (const Choice<Kernel>& choice : choices)
-    if (choice.runs() && (!name || same(name, choice.kernel->name))) return choice.kernel;
-  return nullptr;
-}
+const char kTooMany[] = "a tensor of more than 2^30 numbers",
+           kThreads[] = "more than 4,096 threads";
 
 }  // namespace
 
@@ -158,10 +165,10 @@ extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->heads % a->kv_heads) return "heads that are no multiple of the key-value heads";
   if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
   if (a->queries > EP_MAX_TOKENS || a->keys > EP_MAX_TOKENS) return "more than 2^20 tokens";
-  if (a->threads > EP_MAX_THREADS) return "more than 4,096 threads";
+  if (a->threads > EP_MAX_THREADS) return kThreads;
   if (too_many(a->batch, a->queries, a->heads, a->head_dim) ||
       too_many(a->batch, a->keys, a->kv_heads, a->head_dim))
-    return "a tensor of more than 2^30 numbers";
+    return kTooMany;
   const int32_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
   if ((a->q_row && a->q_row < q) || (a->k_row && a->k_row < kv) || (a->v_row && a->v_row < kv))
     return "rows that overlap";
@@ -174,16 +181,16 @@ extern "C" const char* ep_linear_refuses(const EpLinear* a) {
   if (a->rows < 0) return "a negative number of rows";
   if (a->in < 1 || a->in > EP_MAX_LINEAR_IN) return "inputs outside 1 to 65,536";
   if (a->out < 1) return "no outputs";
-  if (too_many(1, a->rows, 1, a->in) || too_many(1, a->rows, 1, a->out) ||
-      too_many(1, a->in, 1, a->out))
-    return "a tensor of more than 2^30 numbers";
   if (a->activation < EP_NO_ACTIVATION || a->activation > EP_GELU) return "an unknown activation";
+  if (a->threads > EP_MAX_THREADS) return kThreads;
+  if (too_many(a->rows, a->in) || too_many(a->rows, a->out) || too_many(a->out, a->in))
+    return kTooMany;
   return nullptr;
 }
 
 extern "C" const char* ep_norm_refuses(const EpNorm* a) {
   if (a->rows < 0) return "a negative number of rows";
   if (a->width < 1) return "no width";
-  if (too_many(1, a->rows, 1, a->width)) return "a tensor of more than 2^30 numbers";
+  if (too_many(a->rows, a->width)) return kTooMany;
   return nullptr;
 }

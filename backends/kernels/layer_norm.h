@@ -6,12 +6,7 @@
 #ifndef EDGEPRUNE_LAYER_NORM_H
 #define EDGEPRUNE_LAYER_NORM_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#ifndef EP_PUBLIC
-#define EP_PUBLIC __attribute__((visibility("default")))
-#endif
+#include "public.h"
 
 #ifdef __cplusplus
 extern "C" {

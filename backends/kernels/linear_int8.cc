@@ -12,7 +12,7 @@
 namespace {
 
 // A tile of kRows x kVectors accumulators, with as many vectors and one spread group beside them.
-constexpr int kVectors = kRegisters == 32 ? 3 : 2;
+constexpr int kVectors = kRegisters == 32 && kTogether == 1 ? 3 : 2;
 constexpr int kRows = kRegisters == 32 ? 8 : 6;
 // Rows that a step takes at most: they stay in L2 while panel after panel passes.
 constexpr int kPart = 128;
@@ -33,8 +33,9 @@ struct Quantised {
 
   static size_t header(int rows) { return round_up(rows, 8) * sizeof(Row); }
   static size_t bytes(int rows, int in) {
-    // Tiles read kTogether rows, also where there is one.
-    return header(rows) + sizeof(Input) * round_up(rows, kTogether) * round_up(in, kDepth);
+    // Tiles read kTogether rows, also where there is one: of 10 rows as 5 + 5, an eleventh.
+    const size_t read = static_cast<size_t>(rows) + kTogether - 1;
+    return header(rows) + sizeof(Input) * read * round_up(in, kDepth);
   }
   Quantised(const void* from, int count, int in)
       : rows(static_cast<Row*>(const_cast<void*>(from))),
@@ -283,14 +284,16 @@ void run(const EpLinear* a, int32_t first, int32_t last) {
 int64_t peak(int64_t rounds) {
   // Enough sums to hide the latency of every core we know: 4 cycles, two or four a cycle.
   constexpr int kSums = kRegisters == 32 ? 20 : 12;
-  constexpr Input kInputs[2 * kDepth] = {1, 2};
-  constexpr int8_t kWeights[kLanes * kDepth] = {1, -1};
+  static constexpr Input kInputs[2 * kDepth + 1] = {1, 2};
+  static constexpr int8_t kWeights[kLanes * kDepth] = {1, -1};
   VecInt sums[kSums];
   UNROLLED for (int i = 0; i < kSums; ++i) sums[i] = VecInt{} + i;
-  const Group x = spread(kInputs, kDepth);
   const Weights w = weights_at(kWeights);
-  for (int64_t round = 0; round < rounds; ++round)
+  for (int64_t round = 0; round < rounds; ++round) {
+    // Read anew: products of the same numbers would be computed once.
+    const Group x = spread(kInputs + round % 2, kDepth);
     UNROLLED for (int i = 0; i < kSums; ++i) sums[i] = dot(sums[i], x, w);
+  }
   VecInt all{};
   UNROLLED for (int i = 0; i < kSums; ++i) all ^= sums[i];
   // The sums are read, so that they are computed.

@@ -8,12 +8,7 @@
 #ifndef EDGEPRUNE_LINEAR_INT8_H
 #define EDGEPRUNE_LINEAR_INT8_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#ifndef EP_PUBLIC
-#define EP_PUBLIC __attribute__((visibility("default")))
-#endif
+#include "public.h"
 
 #ifdef __cplusplus
 extern "C" {

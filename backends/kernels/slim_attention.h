@@ -6,24 +6,13 @@
 #ifndef EDGEPRUNE_SLIM_ATTENTION_H
 #define EDGEPRUNE_SLIM_ATTENTION_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#ifndef EP_PUBLIC
-#define EP_PUBLIC __attribute__((visibility("default")))
-#endif
+#include "public.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// Sizes within these overflow nothing; a tensor holds at most EP_MAX_NUMBERS floats.
-enum {
-  EP_MAX_HEAD_DIM = 128,
-  EP_MAX_TOKENS = 1 << 20,
-  EP_MAX_THREADS = 1 << 12,
-  EP_MAX_NUMBERS = 1 << 30
-};
+enum { EP_MAX_HEAD_DIM = 128, EP_MAX_TOKENS = 1 << 20 };
 
 typedef struct {
   int32_t batch, queries, keys;

@@ -31,31 +31,6 @@ static inline Vec select(VecInt condition, Vec yes, Vec no) { return condition ?
 static inline Vec larger(Vec x, Vec y) { return select(x > y, x, y); }
 static inline Vec lesser(Vec x, Vec y) { return select(x < y, x, y); }
 
-// Only the first ``count`` lanes are read, the others are ``rest``; only they are written.
-static inline Vec load_some(const float* from, int count, float rest = 0.0f) {
-  if (count >= kLanes) return load(from);
-  Vec x = splat(rest);
-  for (int i = 0; i < count; ++i) x[i] = from[i];
-  return x;
-}
-static inline void store_some(float* to, Vec x, int count) {
-  if (count >= kLanes) return store(to, x);
-  for (int i = 0; i < count; ++i) to[i] = x[i];
-}
-
-// Calls step(at, left, i) for each vector of a row of ``count`` floats; ``left`` tells how many
-// there are from ``at`` on. Four vectors (i) in turn: one sum alone would wait for each addition.
-constexpr int kTurns = 4;
-template <typename Step>
-static inline __attribute__((always_inline)) void each_vector(int count, Step step) {
-  int at = 0;
-  for (; at + kTurns * kLanes <= count; at += kTurns * kLanes)
-    _Pragma("GCC unroll 4") for (int i = 0; i < kTurns; ++i) step(at + i * kLanes, kLanes, i);
-  for (; at < count; at += kLanes) step(at, count - at, 0);
-}
-
-static inline bool any(VecInt condition) { return __builtin_reduce_or(condition) != 0; }
-
 static inline VecInt iota() {
   VecInt result;
   for (int i = 0; i < kLanes; ++i) result[i] = i;
@@ -76,6 +51,36 @@ static inline Vec first_lanes(int count, Vec x, float rest) {
   return select(iota() < count, x, splat(rest));
 }
 
+// Only the first ``count`` lanes are read, the others are ``rest``; only they are written.
+static inline Vec load_some(const float* from, int count, float rest = 0.0f) {
+  if (count >= kLanes) return load(from);
+#if __has_builtin(__builtin_masked_load)
+  typedef bool Bools __attribute__((ext_vector_type(kLanes)));
+  typedef float Floats __attribute__((ext_vector_type(kLanes)));
+  return (Vec)__builtin_masked_load(__builtin_convertvector(iota() < count, Bools), from,
+                                    (Floats)splat(rest));
+#else
+  Vec x = splat(rest);
+  for (int i = 0; i < count; ++i) x[i] = from[i];
+  return x;
+#endif
+}
+static inline void store_some(float* to, Vec x, int count) {
+  if (count >= kLanes) return store(to, x);
+  for (int i = 0; i < count; ++i) to[i] = x[i];
+}
+
+// Calls step(at, left, i) for each vector of a row of ``count`` floats; ``left`` tells how many
+// there are from ``at`` on. Four vectors (i) in turn: one sum alone would wait for each addition.
+constexpr int kTurns = 4;
+template <typename Step>
+static inline __attribute__((always_inline)) void each_vector(int count, Step step) {
+  int at = 0;
+  for (; at + kTurns * kLanes <= count; at += kTurns * kLanes)
+    _Pragma("GCC unroll 4") for (int i = 0; i < kTurns; ++i) step(at + i * kLanes, kLanes, i);
+  for (; at < count; at += kLanes) step(at, count - at, 0);
+}
+
 template <int kHalf, int... kLane>
 static inline Vec across(Vec x, Lanes<kLane...>) {
   return __builtin_shufflevector(x, x, (kLane ^ kHalf)...);
@@ -93,6 +98,7 @@ static inline Vec sum(Vec x) {
   if constexpr (kHalf > 1) return sum<kHalf / 2>(x);
   return x;
 }
+static inline bool any(VecInt condition) { return sum(select(condition, splat(1), Vec{}))[0] != 0; }
 
 // kCount floats, 4 or kLanes of them, again and again.
 template <int... kLane>

@@ -3,4 +3,4 @@
 // clang-format off
 #define FUNCTION(name) void name(void) {}
 FUNCTION(malloc) FUNCTION(calloc) FUNCTION(free) FUNCTION(getenv) FUNCTION(strcmp) FUNCTION(dprintf)
-FUNCTION(pthread_create) FUNCTION(pthread_join) FUNCTION(memset)
+FUNCTION(pthread_create) FUNCTION(pthread_join) FUNCTION(memset) FUNCTION(posix_memalign) FUNCTION(memcpy)

@@ -73,21 +73,25 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t threads
   a->k = static_cast<const float*>(t.inputs[1]->data);
   a->v = static_cast<const float*>(t.inputs[2]->data);
   a->out = static_cast<float*>(t.outputs[0]->data);
-  call->steps = kKernel->steps(a);
-  call->flops = 4.0 * a->batch * a->queries * a->keys * a->heads * a->head_dim;
-  call->workspace_bytes = kKernel->workspace_bytes(a);
-  call->dims = t.inputs[0]->dims;
+  call->steps[0] = kKernel->steps(a);
+  call->work = 4.0 * a->batch * a->queries * a->keys * a->heads * a->head_dim;
+  call->own_bytes = kKernel->workspace_bytes(a);
+  set_dims(*t.inputs[0]->dims, t.inputs[0]->dims->data[2], call);
   return nullptr;
 }
 
-void run(const Call& call, int32_t first, int32_t last, void* workspace) {
+void run(const Call& call, int, int32_t first, int32_t last, const Workspace& workspace) {
   EpAttention a = call.attention;
   const int32_t keys = real_keys(a);
-  a.lengths = &keys;
-  kKernel->run(&a, first, last, workspace);
+  if (a.batch == 1) a.lengths = &keys;
+  kKernel->run(&a, first, last, workspace.own);
 }
 
 }  // namespace
 
-const Op kSlimAttention = {
-    "edgeprune.slim_attention", {"heads", "kv_heads", "scale", "causal"}, call, run};
+const Op kSlimAttention = {"edgeprune.slim_attention",
+                           {"heads", "kv_heads", "scale", "causal"},
+                           call,
+                           run,
+                           nullptr,
+                           nullptr};

@@ -5,22 +5,18 @@
 // What it cannot run stays with the runtime, which has the composite's decomposition. Sizes are
 // read anew from the tensors whenever they may have changed: there is no state but attributes.
 #include "op.h"
+#include "share.h"
 #include "system.h"
 
 namespace {
 
-const Op* const kOps[] = {&kSlimAttention, &kLayerNorm};
+const Op* const kOps[] = {&kSlimAttention, &kLayerNorm, &kLinearInt8};
 
 struct Plugin {
   TfLiteDelegate delegate;  // first: the runtime holds a pointer to it
   bool verbose;
   int32_t claimed;
 };
-
-constexpr int kMostThreads = 16;
-// Work that is worth a thread: to start one and wait for it takes 17 to 41 us on the reference
-// machine, where this much takes 100.
-constexpr double kFlopsPerThread = 16e6;
 
 // A node of ours: tensors are indices, because the context moves them.
 struct Node {
@@ -29,6 +25,7 @@ struct Node {
   int inputs[Tensors::kMostInputs], outputs[Tensors::kMostOutputs], input_count, output_count;
   int workspace;
   int threads;  // that there is workspace for
+  void* packed;
 };
 
 const char* read_attributes(const Op& op, const void* bytes, size_t size, Attributes* attributes) {
@@ -65,16 +62,23 @@ bool look_up(const TfLiteContext& context, const int* from, int count, const TfL
   return true;
 }
 
-const char* call_of(const TfLiteContext& context, const Node& node, Call* call) {
-  Tensors tensors;
-  tensors.input_count = node.input_count;
-  tensors.output_count = node.output_count;
-  if (!look_up(context, node.inputs, node.input_count, tensors.inputs) ||
-      !look_up(context, node.outputs, node.output_count, tensors.outputs))
+const char* tensors_of(const TfLiteContext& context, const Node& node, Tensors* tensors) {
+  tensors->input_count = node.input_count;
+  tensors->output_count = node.output_count;
+  tensors->packed = node.packed;
+  if (!look_up(context, node.inputs, node.input_count, tensors->inputs) ||
+      !look_up(context, node.outputs, node.output_count, tensors->outputs))
     return "a tensor that is left out";
   for (int i = 0; i < node.output_count; ++i)
-    if (tensors.outputs[i]->type != kTfLiteFloat32) return "an output that is not float32";
-  return node.op->call(node.attributes, tensors, node.threads, call);
+    if (tensors->outputs[i]->type != kTfLiteFloat32) return "an output that is not float32";
+  return nullptr;
+}
+
+const char* call_of(const TfLiteContext& context, const Node& node, Call* call) {
+  Tensors tensors;
+  *call = Call{};
+  const char* reason = tensors_of(context, node, &tensors);
+  return reason ? reason : node.op->call(node.attributes, tensors, node.threads, call);
 }
 
 // How many there are, or -1 when that is more than ``most``.
@@ -128,27 +132,33 @@ TfLiteStatus refuse(TfLiteContext* context, const Node& node, const char* reason
   return kTfLiteError;
 }
 
-int threads_for(const TfLiteContext& context, const Call& call) {
-  const double worth = call.flops / kFlopsPerThread;
-  const int offered = context.recommended_num_threads;
-  const int most = offered < kMostThreads ? offered : kMostThreads;
-  const int threads = worth < most ? static_cast<int>(worth) : most;
-  return threads < 1 ? 1 : threads;
-}
-
 // Fills in the call, and makes room for what it writes.
 TfLiteStatus plan(TfLiteContext* context, Node* node, Call* call) {
   node->threads = 1;
   const char* reason = call_of(*context, *node, call);
-  if (!reason && (node->threads = threads_for(*context, *call)) > 1)
-    reason = call_of(*context, *node, call);
+  node->threads = threads_for(*call, context->recommended_num_threads);
+  if (!reason && node->threads > 1) reason = call_of(*context, *node, call);
   if (reason) return refuse(context, *node, reason);
-  const size_t floats = call->workspace_bytes / sizeof(float) * node->threads;
+  const size_t floats = workspace_bytes(*call, node->threads) / sizeof(float);
   const int size = static_cast<int>(floats);
   if (floats > 1u << 30) return refuse(context, *node, "a workspace over 4 GiB");
   for (int i = 0; i < node->output_count; ++i)
-    if (resize(context, node->outputs[i], call->dims->size, call->dims->data)) return kTfLiteError;
+    if (resize(context, node->outputs[i], call->rank, call->dims)) return kTfLiteError;
   return resize(context, node->workspace, 1, &size);
+}
+
+// Constants are packed once, when sizes are first known.
+TfLiteStatus pack(TfLiteContext* context, Node* node) {
+  if (node->packed || !node->op->pack) return kTfLiteOk;
+  Call call;
+  Tensors tensors;
+  const char* reason = call_of(*context, *node, &call);
+  if (!reason) reason = tensors_of(*context, *node, &tensors);
+  if (!reason && posix_memalign(&node->packed, kLine, node->op->packed_bytes(call)))
+    reason = "no memory for its weights";
+  if (reason) return refuse(context, *node, reason);
+  node->op->pack(call, tensors, node->packed);
+  return kTfLiteOk;
 }
 
 void* init(TfLiteContext* context, const char* buffer, size_t) {
@@ -167,7 +177,11 @@ void* init(TfLiteContext* context, const char* buffer, size_t) {
   return nullptr;
 }
 
-void release(TfLiteContext*, void* node) { free(node); }
+void release(TfLiteContext*, void* data) {
+  auto* node = static_cast<Node*>(data);
+  if (node) free(node->packed);
+  free(node);
+}
 
 // Sizes that are known only when it runs.
 bool is_dynamic(const TfLiteContext& context, const Node& node) {
@@ -191,6 +205,7 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* self) {
   free(self->temporaries);
   self->temporaries = temporaries;
   workspace->type = kTfLiteFloat32;
+  if (pack(context, node)) return kTfLiteError;
   if (is_dynamic(*context, *node)) {
     make_dynamic(workspace);
     for (int i = 0; i < node->output_count; ++i) make_dynamic(&context->tensors[node->outputs[i]]);
@@ -206,37 +221,7 @@ bool has_memory(const TfLiteContext& context, const Node& node, const Call& call
     if (!context.tensors[node.inputs[i]].data) return false;
   for (int i = 0; i < node.output_count; ++i)
     if (!context.tensors[node.outputs[i]].data) return false;
-  return context.tensors[node.workspace].bytes >= call.workspace_bytes * node.threads;
-}
-
-struct Share {
-  const Op* op;
-  const Call* call;
-  int32_t first, last;
-  void* workspace;
-};
-
-void* run_share(void* shared) {
-  const auto* share = static_cast<const Share*>(shared);
-  share->op->run(*share->call, share->first, share->last, share->workspace);
-  return nullptr;
-}
-
-// The runtime offers delegates no threads of its own; a thread that does not start is done without.
-void run(const Op& op, const Call& call, int threads, char* workspace) {
-  Share shares[kMostThreads];
-  unsigned long ids[kMostThreads];
-  bool started[kMostThreads] = {};
-  for (int64_t t = 0; t < threads; ++t) {
-    const auto first = static_cast<int32_t>(call.steps * t / threads);
-    const auto last = static_cast<int32_t>(call.steps * (t + 1) / threads);
-    shares[t] = {&op, &call, first, last, workspace + call.workspace_bytes * t};
-    started[t] = t && !pthread_create(&ids[t], nullptr, run_share, &shares[t]);
-  }
-  for (int t = 0; t < threads; ++t)
-    if (!started[t]) run_share(&shares[t]);
-  for (int t = 0; t < threads; ++t)
-    if (started[t]) pthread_join(ids[t], nullptr);
+  return context.tensors[node.workspace].bytes >= workspace_bytes(call, node.threads);
 }
 
 TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
@@ -248,7 +233,7 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
   const char* reason = call_of(*context, *node, &call);
   if (!reason && !has_memory(*context, *node, call)) reason = "a tensor without memory";
   if (reason) return refuse(context, *node, reason);
-  run(*node->op, call, node->threads, static_cast<char*>(context->tensors[node->workspace].data));
+  run_shared(*node->op, call, node->threads, context->tensors[node->workspace].data);
   return kTfLiteOk;
 }
 

@@ -7,24 +7,11 @@ namespace {
 // Found once: asking the processor takes 20 us and more in a virtual machine.
 const EpNormKernel* const kKernel = ep_norm_kernel(nullptr);
 
-bool is_row(const TfLiteTensor& tensor, int width) {
-  return is_float(tensor, 1) && tensor.dims->data[0] == width;
-}
-
 bool same_shape(const TfLiteTensor& one, const TfLiteTensor& other) {
   if (!is_float(one, other.dims->size)) return false;
   for (int i = 0; i < other.dims->size; ++i)
     if (one.dims->data[i] != other.dims->data[i]) return false;
   return true;
-}
-
-const char* read_sizes(const TfLiteTensor& x, EpNorm* norm) {
-  if (!x.dims || x.dims->size < 1 || x.type != kTfLiteFloat32) return "x that is not float32";
-  int64_t rows = 1;
-  for (int i = 0; i + 1 < x.dims->size; ++i) rows *= x.dims->data[i];
-  norm->rows = static_cast<int32_t>(rows);
-  norm->width = x.dims->data[x.dims->size - 1];
-  return norm->rows == rows && rows ? ep_norm_refuses(norm) : "no tokens, or too many";
 }
 
 const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* call) {
@@ -33,7 +20,7 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* 
   if (t.output_count > 1 && !sums) return "a sum of one";
   EpNorm* norm = &call->norm;
   *norm = EpNorm{};
-  if (const char* reason = read_sizes(*t.inputs[0], norm)) return reason;
+  if (const char* reason = read_rows(*t.inputs[0], &norm->rows, &norm->width)) return reason;
   if (!is_row(*t.inputs[1], norm->width) || !is_row(*t.inputs[2], norm->width))
     return "weight or bias that is not float32 and as wide as x";
   if (sums && !same_shape(*t.inputs[3], *t.inputs[0]))
@@ -46,17 +33,16 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* 
   if (sums) norm->residual = static_cast<const float*>(t.inputs[3]->data);
   norm->out = static_cast<float*>(t.outputs[0]->data);
   if (t.output_count > 1) norm->sum = static_cast<float*>(t.outputs[1]->data);
-  call->steps = norm->rows;
-  call->flops = 8.0 * norm->rows * norm->width;
-  call->workspace_bytes = 0;
-  call->dims = t.inputs[0]->dims;
-  return nullptr;
+  call->steps[0] = norm->rows;
+  call->work = 8.0 * norm->rows * norm->width;
+  set_dims(*t.inputs[0]->dims, norm->width, call);
+  return ep_norm_refuses(norm);
 }
 
-void run(const Call& call, int32_t first, int32_t last, void*) {
+void run(const Call& call, int, int32_t first, int32_t last, const Workspace&) {
   kKernel->run(&call.norm, first, last);
 }
 
 }  // namespace
 
-const Op kLayerNorm = {"edgeprune.layer_norm", {"eps"}, call, run};
+const Op kLayerNorm = {"edgeprune.layer_norm", {"eps"}, call, run, nullptr, nullptr};

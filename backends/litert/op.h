@@ -3,6 +3,7 @@
 #define EDGEPRUNE_LITERT_OP_H
 
 #include "../kernels/layer_norm.h"
+#include "../kernels/linear_int8.h"
 #include "../kernels/slim_attention.h"
 #include "flexbuffer.h"
 #include "tflite_abi.h"
@@ -12,23 +13,33 @@ struct Tensors {
   static constexpr int kMostInputs = 4, kMostOutputs = 2;
   const TfLiteTensor *inputs[kMostInputs], *outputs[kMostOutputs];
   int input_count, output_count;
+  const void* packed;  // what the op made of constants
 };
+
+constexpr int kMostRank = 6;
 
 struct Attributes {
   static constexpr int kMost = 4;
   double numbers[kMost];  // as many, and in the order, as Op::attributes
 };
 
-// What a node computes: steps that threads may share.
+// What a node computes: one or two phases of steps that threads may share, the second after the
+// whole first.
 struct Call {
   union {
     EpAttention attention;
     EpNorm norm;
+    EpLinear linear;
   };
-  int32_t steps;
-  double flops;
-  size_t workspace_bytes;      // of one thread
-  const TfLiteIntArray* dims;  // of each output
+  const float* x;    // of a linear layer
+  int32_t steps[2];  // of each phase; 0: there is none
+  double work;       // what takes as long as this many float32 operations of attention
+  size_t shared_bytes, own_bytes;  // workspace of all threads together, and of each
+  int rank, dims[kMostRank];       // of each output
+};
+
+struct Workspace {
+  void *shared, *own;
 };
 
 struct Op {
@@ -36,13 +47,38 @@ struct Op {
   const char* attributes[Attributes::kMost];  // all of them are needed, and no other is known
   // Fills in the call; returns null, or the reason why these tensors cannot be taken.
   const char* (*call)(const Attributes&, const Tensors&, int32_t threads, Call*);
-  void (*run)(const Call&, int32_t first, int32_t last, void* workspace);
+  void (*run)(const Call&, int phase, int32_t first, int32_t last, const Workspace&);
+  // What is made of constants, once, and read by all calls; null functions: nothing is.
+  size_t (*packed_bytes)(const Call&);
+  void (*pack)(const Call&, const Tensors&, void* packed);
 };
 
-extern const Op kSlimAttention, kLayerNorm;
+extern const Op kSlimAttention, kLayerNorm, kLinearInt8;
 
 static inline bool is_float(const TfLiteTensor& tensor, int rank) {
   return tensor.type == kTfLiteFloat32 && tensor.dims && tensor.dims->size == rank;
+}
+
+static inline bool is_row(const TfLiteTensor& tensor, int width) {
+  return is_float(tensor, 1) && tensor.dims->data[0] == width;
+}
+
+// All dimensions but the last are rows; null, or the reason why not.
+static inline const char* read_rows(const TfLiteTensor& x, int32_t* rows, int32_t* width) {
+  if (x.type != kTfLiteFloat32 || !x.dims || x.dims->size < 1) return "x that is not float32";
+  if (x.dims->size > kMostRank) return "x of too many dimensions";
+  int64_t count = 1;
+  for (int i = 0; i + 1 < x.dims->size; ++i)
+    if ((count *= x.dims->data[i]) > INT32_MAX) return "too many tokens";
+  *rows = static_cast<int32_t>(count);
+  *width = x.dims->data[x.dims->size - 1];
+  return count < 1 || *width < 1 ? "no tokens" : nullptr;
+}
+
+static inline void set_dims(const TfLiteIntArray& from, int last, Call* call) {
+  call->rank = from.size;
+  for (int i = 0; i < from.size; ++i) call->dims[i] = from.data[i];
+  call->dims[from.size - 1] = last;
 }
 
 static inline bool is_whole(double number) {

@@ -9,6 +9,7 @@ extern "C" {
 void* malloc(size_t);
 void* calloc(size_t, size_t);
 void free(void*);
+int posix_memalign(void**, size_t alignment, size_t);
 char* getenv(const char*);
 int strcmp(const char*, const char*);
 int pthread_create(unsigned long*, const void*, void* (*)(void*), void*);

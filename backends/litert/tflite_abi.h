@@ -13,8 +13,12 @@ extern "C" {
 
 typedef int TfLiteStatus;
 enum { kTfLiteOk = 0, kTfLiteError = 1 };
-enum { kTfLiteFloat32 = 1, kTfLiteInt8 = 9 };          // TfLiteTensor::type
-enum { kTfLiteArenaRw = 2, kTfLiteDynamic = 4 };       // TfLiteTensor::allocation_type
+enum { kTfLiteFloat32 = 1, kTfLiteInt8 = 9 };  // TfLiteTensor::type
+enum {
+  kTfLiteMmapRo = 1,
+  kTfLiteArenaRw = 2,
+  kTfLiteDynamic = 4
+};  // TfLiteTensor::allocation_type
 enum { kTfLiteDelegateFlagsAllowDynamicTensors = 1 };  // TfLiteDelegate::flags
 enum {                                                 // TfLiteRegistration::builtin_code
   kTfLiteBuiltinCustom = 32,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import struct
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from command_line import edgeprune
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.kernels import TARGETS, build, build_library
+from edgeprune.kernels.load import BACKEND
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
 
@@ -61,3 +65,20 @@ def test_what_the_compiler_says_is_passed_on_and_nothing_is_left(
     with pytest.raises(EdgepruneError, match="the kernels do not compile: .*error: expected"):
         build_library("kernels", "aarch64-android")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_apps_in_c_plus_plus_build_the_same_library_with_cmake(tmp_path: Path) -> None:
+    folder = find_spec("executorch").submodule_search_locations[0]  # type: ignore[union-attr, index]
+    cmake = Path(sys.executable).parent / "cmake"
+    where = ("-S", str(build.sources() / "executorch"), "-B", str(tmp_path))
+    wheel = f"-Dexecutorch_DIR={folder}/lib/cmake/executorch"
+    for arguments in ((*where, wheel), ("--build", str(tmp_path), "--parallel", "2")):
+        subprocess.run([str(cmake), *arguments], check=True, capture_output=True)
+    script = (
+        "import ctypes\n"
+        "from executorch.extension.pybindings import _C\n"
+        f"ctypes.CDLL({str(tmp_path / 'libedgeprune_executorch.so')!r})\n"
+        "print(*_C._get_registered_backend_names())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert BACKEND in ended.stdout.split()

@@ -1,4 +1,4 @@
-"""The delegate, compiled once, and two small networks as .tflite files."""
+"""The delegate, compiled once, and small networks as .tflite files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from litert_networks import Encoder, GroupedCausal, encoder_inputs, grouped_inputs
+from litert_networks import Encoder, FeedForward, GroupedCausal, encoder_inputs, grouped_inputs
 from torch import Tensor, nn
 
 from edgeprune.kernels.build import build_library
@@ -24,6 +24,12 @@ def library() -> Path:
 def grouped_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Causal attention, two query heads to each key-value head."""
     return _converted(GroupedCausal(), grouped_inputs(), tmp_path_factory.mktemp("grouped"))
+
+
+@pytest.fixture(scope="session")
+def linears_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two linear layers on 8 bits, one with GELU."""
+    return _converted(FeedForward(), grouped_inputs(), tmp_path_factory.mktemp("linears"))
 
 
 @pytest.fixture(scope="session")

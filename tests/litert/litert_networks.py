@@ -42,6 +42,28 @@ class GroupedCausal(nn.Module):
         return self.attention(x, None)
 
 
+class Int8Linear(nn.Module):
+    """A linear layer on 8 bits."""
+
+    def __init__(self, inputs: int, outputs: int, activation: str = "none") -> None:
+        super().__init__()
+        self.activation = activation
+        self.register_buffer("weight", torch.randint(-127, 128, (outputs, inputs)).to(torch.int8))
+        self.register_buffer("scales", torch.rand(outputs) / 1000)
+        self.register_buffer("bias", torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return OURS.linear_int8(x, self.weight, self.scales, self.bias, self.activation)
+
+
+class FeedForward(nn.Sequential):
+    """``x [1, T, WIDTH]`` to the same, on 8 bits."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(Int8Linear(WIDTH, 96, "gelu"), Int8Linear(96, WIDTH))
+
+
 class Norm(nn.LayerNorm):
     """Layer norm of a sum, and the sum."""
 

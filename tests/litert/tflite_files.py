@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-TYPES = {"float32": 0, "int32": 2, "float16": 1}
+TYPES = {"float32": 0, "float16": 1, "int32": 2, "int8": 9}
 Shape = Sequence[int]
 
 
@@ -82,6 +82,8 @@ class OneOp:
             value = given if isinstance(given, np.ndarray) else None
             shape = list(given.shape if value is not None else given)
             tensor = self._tensor(f"t{index}", shape)
+            if value is not None:
+                tensor.type = TYPES[value.dtype.name]
             if value is not None and constants:
                 tensor.buffer = _buffer(model, value)
             elif index < len(self.inputs):

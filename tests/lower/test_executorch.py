@@ -23,7 +23,6 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.lower import Lowered, Lowering, lower_graph, write_delegation
 from edgeprune.lower.partition import regions
 
-
 OFF, OFF_INT8 = Lowering(delegate="off"), Lowering("int8", delegate="off")
 
 
@@ -70,7 +69,8 @@ def test_another_process_lowers_to_the_same_bytes(
         "import hashlib\n"
         "from edgeprune.lower import Lowering, lower_graph\n"
         "from lower_blocks import encoder, encoder_inputs\n"
-        f"data = lower_graph(encoder(), encoder_inputs(), Lowering({precision!r}, delegate='off')).data\n"
+        f"off = Lowering({precision!r}, delegate='off')\n"
+        "data = lower_graph(encoder(), encoder_inputs(), off).data\n"
         "print(hashlib.sha256(data).hexdigest())\n"
     )
     there = subprocess.run(

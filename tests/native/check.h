@@ -96,9 +96,11 @@ class Guarded {
   char *start_, *first_;
 };
 
-// The largest difference, as a part of the largest wanted number; infinite where only one is NaN.
-inline double relative_error(const float* got, const float* wanted, size_t count) {
-  double most = 1e-3, worst = 0;
+// The largest difference, as a part of the largest wanted number, or of ``most`` where that is
+// larger; infinite where only one is NaN.
+inline double relative_error(const float* got, const float* wanted, size_t count,
+                             double most = 1e-3) {
+  double worst = 0;
   for (size_t i = 0; i < count; ++i)
     if (isfinite(wanted[i])) most = fmax(most, fabs(wanted[i]));
   for (size_t i = 0; i < count; ++i) {

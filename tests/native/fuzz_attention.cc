@@ -52,7 +52,7 @@ void run(const EpAttentionKernel& kernel, EpAttention a, uint8_t options, Bytes 
   REQUIRE(steps >= 0 && steps <= groups + (a.threads > 0 ? a.threads : 0));
   REQUIRE((steps == 0) == (groups == 0 || a.queries == 0));
   const Wide workspace_bytes = kernel.workspace_bytes(&a);
-  REQUIRE(workspace_bytes >= product(a.keys, a.head_dim, 2 * sizeof(float)));
+  REQUIRE(workspace_bytes >= product(a.keys, a.head_dim, sizeof(float)));
   REQUIRE(workspace_bytes <= product(a.keys + 64, a.head_dim + 32, 2 * sizeof(float)));
   const Wide rows = steps ? product(a.queries + 8, a.heads / a.kv_heads, groups) / steps + 8 : 0;
   const Wide work = product(rows + 16, a.keys + 64, a.head_dim);

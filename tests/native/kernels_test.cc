@@ -33,6 +33,7 @@ bool good(const std::string& family, const std::string& kernel, int cases) {
 }  // namespace
 
 int main(int count, char** words) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);  // what was said before a crash is seen
   const int cases = count > 2 ? atoi(words[1]) : 0;
   if (cases < 1) {
     fprintf(stderr, "usage: kernels_test CASES FAMILY:KERNEL...\n");

@@ -13,7 +13,7 @@ PROCESSORS = {"max": {"dotprod", "i8mm"}, "cortex-a76": {"dotprod"}, "cortex-a72
 # The emulator takes 10 to 20 times as long as this machine.
 CASES, INPUTS = 40, 3000
 SHIPPED = arm()
-WATCHED = arm("-O2", *UNDEFINED)
+WATCHED = arm(*UNDEFINED)
 
 Emulate = Callable[[str], list[str]]
 
