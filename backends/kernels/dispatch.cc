@@ -159,6 +159,15 @@ extern "C" const EpLinearKernel* ep_linear_kernel(const char* name) {
 
 extern "C" const EpNormKernel* ep_norm_kernel(const char* name) { return chosen(kNorm, name); }
 
+extern "C" int32_t ep_attention_real_keys(const EpAttention* a) {
+  constexpr float kPadding = -1e8f, kReal = -1e4f;
+  if (!a->mask || a->batch != 1 || a->mask_head || a->mask_query) return a->keys;
+  int32_t count = a->keys;
+  while (count && a->mask[count - 1] < kPadding) --count;
+  // The others must be let through by far more, or all are the same.
+  return count && a->mask[count - 1] > kReal ? count : a->keys;
+}
+
 extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->batch < 0 || a->queries < 0 || a->keys < 0) return "a negative size";
   if (a->heads < 1 || a->kv_heads < 1) return "no heads";

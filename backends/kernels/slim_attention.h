@@ -53,6 +53,10 @@ typedef struct {
 // Null when these sizes are valid, else the reason why not.
 EP_PUBLIC const char* ep_attention_refuses(const EpAttention*);
 
+// Keys up to the last one that a mask over keys alone lets through (batch 1), for ``lengths``:
+// files of one size are run on shorter texts, and a key that 1e8 is taken from adds nothing.
+EP_PUBLIC int32_t ep_attention_real_keys(const EpAttention*);
+
 // The fastest kernel for this processor, or the one of that name if it can run here, else null.
 EP_PUBLIC const EpAttentionKernel* ep_attention_kernel(const char* name);
 

@@ -25,16 +25,6 @@ const char* read_mask(const TfLiteTensor& mask, EpAttention* a) {
   return nullptr;
 }
 
-// Keys up to the last one that a mask over keys alone lets through: files of one size are run on
-// shorter texts, and what is taken 1e8 from adds nothing to a sum whose other terms it left alone.
-int32_t real_keys(const EpAttention& a) {
-  constexpr float kPadding = -1e8f, kReal = -1e4f;
-  if (!a.mask || a.batch != 1 || a.mask_head || a.mask_query) return a.keys;
-  int32_t count = a.keys;
-  while (count && a.mask[count - 1] < kPadding) --count;
-  return count && a.mask[count - 1] > kReal ? count : a.keys;
-}
-
 const char* read_sizes(const Attributes& attributes, const Tensors& t, EpAttention* a) {
   const double* number = attributes.numbers;
   if (!is_whole(number[kHeads]) || !is_whole(number[kKvHeads]) || !is_whole(number[kCausal]))
@@ -82,7 +72,7 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t threads
 
 void run(const Call& call, int, int32_t first, int32_t last, const Workspace& workspace) {
   EpAttention a = call.attention;
-  const int32_t keys = real_keys(a);
+  const int32_t keys = ep_attention_real_keys(&a);
   if (a.batch == 1) a.lengths = &keys;
   kKernel->run(&a, first, last, workspace.own);
 }

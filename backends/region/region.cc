@@ -151,6 +151,8 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
   EpAttention call = attention_of(r, at.node);
   call.q = at.at(0), call.k = at.at(1), call.v = at.at(2), call.mask = at.at(3),
   call.out = at.at(4);
+  const int32_t keys = ep_attention_real_keys(&call);
+  if (call.batch == 1) call.lengths = &keys;
   const EpAttentionKernel& kernel = attention_kernel();
   return share(threads, r.threads, kernel.steps(&call), [&](int part, int first, int last) {
     kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);

@@ -68,6 +68,16 @@ def test_attention_in_the_runtime_is_what_the_module_computes(case: str, tmp_pat
     torch.testing.assert_close(got, module(*inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("real", [0, 1, 4, T])
+def test_padding_at_the_end_changes_nothing(real: int, tmp_path: Path) -> None:
+    module, _ = CASES["key mask"]
+    x, mask = torch.randn(1, T, 16), torch.zeros(1, 1, 1, T)
+    mask[..., real:] = -1e9
+    lowered = lower_graph(module.eval(), (x, mask), Lowering())
+    got = run(lowered, (x, mask), tmp_path)
+    torch.testing.assert_close(got, module(x, mask), atol=1e-5, rtol=1e-5)
+
+
 def test_an_int8_encoder_is_one_region(tmp_path: Path) -> None:
     lowered = lower_graph(encoder(), encoder_inputs(), INT8)
     ours = [row for row in lowered.delegation if row.delegate == "edgeprune"]
