@@ -31,18 +31,23 @@ HEAD_DIMS = (32, 64)
 ODD_TOKENS = ((17, 16), (31, 32), (33, 32), (65, 64), (127, 128), (129, 128), (511, 512))
 ODD_HEADS = ((1, 2), (3, 2), (3, 4), (5, 4))
 ON_THREADS = ((64, 128, 2), (64, 197, 3), (64, 512, 1), (64, 512, 8))
+USABLE = os.sched_getaffinity(0)
 ROUNDS, TURN_S, PEAK_ROUNDS = 11, 0.004, 10_000
 # Calls from here on are timed in processor time: other programs interrupt them too often.
 LONG_S = 0.0005
 
 
-def timed(found: dict[str, Engine]) -> dict[str, list[float]]:
-    """Milliseconds of each engine, in turns; each turn's value is its fastest call."""
+def timed(found: dict[str, Engine], alone: bool = True) -> dict[str, list[float]]:
+    """Milliseconds of each engine, in turns; each turn's value is its fastest call.
+
+    Args:
+        alone: each runs on one thread, so that processor time is its time.
+    """
     started = time.process_time()
     for engine in found.values():
         engine.run()
     long = time.process_time() - started > LONG_S * len(found)
-    clock = time.process_time if long else time.perf_counter
+    clock = time.process_time if alone and long else time.perf_counter
     samples: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(ROUNDS):
         for name, engine in found.items():
@@ -53,6 +58,11 @@ def timed(found: dict[str, Engine]) -> dict[str, list[float]]:
                 best = min(best, clock() - started)
             samples[name].append(1e3 * best)
     return samples
+
+
+def processors(count: int) -> list[int]:
+    """The last ones that this process may use; the benchmark's own thread is on the first."""
+    return sorted(USABLE)[-count:]
 
 
 def drawn(head_dim: int, tokens: int, heads: int) -> list[Tensor]:
@@ -151,7 +161,12 @@ class OnThreads:
             (at, first, last, ctypes.create_string_buffer(size))
             for first, last in zip(edges, edges[1:], strict=False)
         ]
-        self.pool = ThreadPoolExecutor(threads - 1)
+        self.pool = ThreadPoolExecutor(threads - 1, initializer=self._pin)
+        self.others = processors(threads)[1:]
+
+    def _pin(self) -> None:
+        """Each thread on a processor of its own: left alone, they shared one."""
+        os.sched_setaffinity(0, {self.others.pop()})
 
     def __call__(self) -> Tensor:
         others = [self.pool.submit(self.call.kernel.run, *share) for share in self.shares[1:]]
@@ -166,7 +181,7 @@ def threads_row(head_dim: int, tokens: int, heads: int, threads: int) -> dict[st
     q, k, v = drawn(head_dim, tokens, heads)
     alone, shared = SlimAttention(q, k, v, heads), OnThreads(q, k, v, heads, threads)
     torch.testing.assert_close(alone(), shared())
-    samples = timed({"alone": Engine(alone), "shared": Engine(shared)})
+    samples = timed({"alone": Engine(alone), "shared": Engine(shared)}, alone=False)
     least = {name: min(values) for name, values in samples.items()}
     return {
         "head_dim": head_dim,
@@ -203,7 +218,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="only how our steps share threads")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
+    os.sched_setaffinity(0, processors(options.threads)[:1])
     torch.set_num_threads(1)
     # Compilers print; the result has standard output for itself.
     result = os.fdopen(os.dup(1), "w")
