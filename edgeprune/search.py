@@ -169,9 +169,10 @@ class Search:
         }
         bounds = Bounds(
             None if latency is None else latency / said["latency_ms"],
-            None if memory is None else memory / said["peak_memory_mb"],
+            None if memory is None else memory / said["peak_memory_mb"] + self.table.unread_mb,
             None if size is None else size / said["size_mb"],
             said,
+            self.table.unread_mb,
         )
         solutions = []
         with console.progress("solving", len(variants), "plans") as advance:

@@ -86,6 +86,7 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Lowering]:
     if profile.estimated:
         console.say(f"  {profile.name}: speeds are not measured; every prediction is an estimate")
     lowering = replace(profile.lowering, **settings.asked_of_lowering)
+    lowering.check_packages()
     console.say(f"  {profile.title}, {lowering}, {budget}")
     return profile, budget, lowering
 

@@ -92,6 +92,16 @@ def test_a_file_must_be_named_as_its_runtimes_are(task: str, tmp_path: Path) -> 
     assert files_in(tmp_path) == []
 
 
+def test_a_build_without_the_converter_ends_at_once(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.lower.lowering.versions", lambda packages: {})
+    words = ("--profile", "pixel8", "--runtime", "litert", "--task", task, "--out", tmp_path)
+    ended = edgeprune("build", *words, "--quiet")
+    assert ended.exit_code == 2 and "litert-torch" in ended.message
+    assert "sites.json" not in files_in(tmp_path)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_a_measured_build_meets_its_budget(digits: DigitsVit, tmp_path: Path) -> None:

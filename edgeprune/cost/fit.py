@@ -209,7 +209,7 @@ def _with_scale(
 def _with_memory(
     sites: Sites, table: CostTable, plans: Mapping[str, Plan], samples: Samples
 ) -> CostTable:
-    """The file's constant part, what the process holds beside it, and how much of both."""
+    """The file's constant part, what the process holds beside it, or what it leaves out."""
     sizes = {name: samples[name].size_bytes / MB for name in plans}
     extra = [size - table.predict(sites, plans[name]).size_mb for name, size in sizes.items()]
     weights = max(table.fixed_weight_mb + statistics.mean(extra), 0.0)
@@ -224,10 +224,13 @@ def _with_memory(
     table = replace(table, fixed_activation_mb=constant, selection_mb=more)
     if constant:
         return table
-    predicted = np.array([table.predict(sites, plan).peak_memory_mb for plan in plans.values()])
-    measured = np.array([samples[name].peak_memory_mb or 0.0 for name in plans])
-    resident = float(measured @ predicted / (predicted @ predicted))
-    return replace(table, resident=min(resident, 1.0))
+    predicted = [table.predict(sites, plan).peak_memory_mb for plan in plans.values()]
+    resident, offset = np.polyfit(
+        predicted, [samples[name].peak_memory_mb or 0.0 for name in plans], 1
+    )
+    if not 0.5 < resident < 4:  # sizes that hardly differ tell nothing
+        return table
+    return replace(table, resident=float(resident), unread_mb=max(float(-offset / resident), 0.0))
 
 
 def _scaled(values: Mapping[tuple[int, int], float], by: float) -> dict[tuple[int, int], float]:

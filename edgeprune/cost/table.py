@@ -149,8 +149,9 @@ class CostTable:
         fixed_weight_mb: in the file, of all that is no block.
         fixed_activation_mb: memory beside the file, whatever runs.
         selection_mb: on top of it in blocks that run with fewer tokens than the dense model's.
-        resident: of file and memory beside it, the share that comes into memory. LiteRT maps the
-            file: rows of an embedding that are not read stay outside.
+        unread_mb: of the file, what never comes into memory: LiteRT maps it, and reads few rows of
+            an embedding.
+        resident: memory per MB of the rest of the file; LiteRT holds mapped and packed weights.
         error_pct: ``left_out_mean`` and ``_worst``: of interpolating samples that were left out,
             relative to the whole block; ``anchors_mean`` and ``_worst``: of the whole models that
             ``scale`` and ``fixed_ms`` were fitted to.
@@ -174,6 +175,7 @@ class CostTable:
     fixed_weight_mb: float
     fixed_activation_mb: float
     selection_mb: float
+    unread_mb: float = 0.0
     resident: float = 1.0
     error_pct: dict[str, float] = field(default_factory=dict)
     samples: dict[str, Any] = field(default_factory=dict)
@@ -227,7 +229,8 @@ class CostTable:
             latency += self.transition_ms(tokens, keep)
             here = self.block_activation_mb(residual.name, units, tokens)
             activation = max(activation, here)
-        return Prediction(latency, self.resident * (weight + activation), weight)
+        memory = self.resident * max(weight + activation - self.unread_mb, 0.0)
+        return Prediction(latency, memory, weight)
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write ``table.json``."""

@@ -11,6 +11,7 @@ import torch
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
+from edgeprune.versions import versions
 
 Precision = Literal["fp32", "int8"]
 Delegate = Literal["auto", "off"]
@@ -51,6 +52,21 @@ class Lowering:
     def packages(self) -> tuple[str, ...]:
         """What makes the file, beside torch."""
         return RUNTIMES[self.runtime].packages
+
+    def check_packages(self) -> None:
+        """Say at once what would be missing only after minutes of other work.
+
+        Raises:
+            InputError: a package that makes the file is not installed.
+        """
+        found = versions(self.packages)
+        missing = [package for package in self.packages if package not in found]
+        if missing:
+            raise InputError(
+                f"runtime {self.runtime}: {', '.join(missing)} not installed; `edgeprune doctor` "
+                "says how. LiteRT's converter exists for x86-64 Linux alone: build there, the "
+                ".tflite runs on any processor."
+            )
 
     @property
     def suffix(self) -> str:
@@ -128,6 +144,7 @@ def lower_graph(
         EdgepruneError: torch or the runtime's compiler refused the graph; their words are in
             ``detail``.
     """
+    lowering.check_packages()
     try:
         with quiet(), graphs_forgotten(), collector_paused(), torch.no_grad():
             return RUNTIMES[lowering.runtime].lower_graph(module, _dense(inputs), lowering)

@@ -177,6 +177,7 @@ class Bounds:
     Attributes:
         said: bound -> what its numbers are multiplied with in messages, where the user knows them
             in another unit, or before a correction.
+        unread_mb: what is taken off the peak memory before that.
 
     Raises:
         InputError: a bound is not a positive number.
@@ -186,6 +187,7 @@ class Bounds:
     peak_memory_mb: float | None = None
     size_mb: float | None = None
     said: Mapping[str, float] = field(default_factory=dict, compare=False)
+    unread_mb: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
@@ -195,8 +197,13 @@ class Bounds:
 
     def given(self) -> dict[str, float]:
         """The bounds that are set, by field name."""
-        every = {name: value for name, value in vars(self).items() if name != "said"}
+        every = {name: getattr(self, name) for name in ("latency_ms", "peak_memory_mb", "size_mb")}
         return {name: value for name, value in every.items() if value is not None}
+
+    def in_words(self, name: str, value: float) -> float:
+        """A value of one bound as the user knows it."""
+        less = self.unread_mb if name == "peak_memory_mb" else 0.0
+        return (value - less) * self.said.get(name, 1.0)
 
     def allow(self, point: FrontPoint) -> bool:
         """Whether ``point`` meets every bound, up to floating-point noise."""

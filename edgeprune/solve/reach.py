@@ -28,10 +28,8 @@ def refuse_unreachable(problem: Problem, bounds: Bounds) -> None:
     for name, asked in bounds.given().items():
         least = least_reachable(problem, name)
         if not fits(least, asked):
-            factor = bounds.said.get(name, 1.0)
-            complaints.append(
-                f"{_bound_text(name, asked * factor)}, the least reachable is {least * factor:.6g}"
-            )
+            asked, least = (bounds.in_words(name, each) for each in (asked, least))
+            complaints.append(f"{_bound_text(name, asked)}, the least reachable is {least:.6g}")
     if complaints:
         raise InfeasibleError(
             f"no plan meets the budget: {'; '.join(complaints)}. Raise the bound to at least that."
@@ -42,9 +40,9 @@ def clash(problem: Problem, bounds: Bounds) -> InfeasibleError:
     """The error for bounds that are each reachable, but not together."""
     asked = []
     for name, value in bounds.given().items():
-        factor = bounds.said.get(name, 1.0)
-        least = least_reachable(problem, name) * factor
-        asked.append(f"{_bound_text(name, value * factor)} (least alone {least:.6g})")
+        least = bounds.in_words(name, least_reachable(problem, name))
+        wanted = _bound_text(name, bounds.in_words(name, value))
+        asked.append(f"{wanted} (least alone {least:.6g})")
     return InfeasibleError(
         f"no plan meets the budget: the bounds clash: {' and '.join(asked)} are each reachable, "
         "but not together. Raise one of them."

@@ -164,17 +164,18 @@ def test_memory_of_the_anchors_is_found_back(sites: Sites, fitted: CostTable) ->
     assert dense.peak_memory_mb == pytest.approx(3.0, abs=0.1)
 
 
-def test_memory_of_files_that_do_not_come_into_it_whole_is_found_back(sites: Sites) -> None:
-    samples = {
-        name: replace(sample, peak_memory_mb=sample.size_bytes / 2**20 / 2)
-        for name, sample in made_up_samples(sites).items()
-    }
-    plans = anchor_plans(sites, 0)
+def test_memory_of_mapped_files_is_found_back(sites: Sites, fitted: CostTable) -> None:
+    samples, plans = made_up_samples(sites), anchor_plans(sites, 0)
+    sizes = {name: fitted.predict(sites, plan).size_mb for name, plan in plans.items()}
+    peaks = {name: 2 * (size - 0.7 * min(sizes.values())) for name, size in sizes.items()}
+    for name, size in sizes.items():
+        file = {"size_bytes": int(size * 2**20), "peak_memory_mb": peaks[name]}
+        samples[name] = replace(samples[name], **file)
     table = fit_table(sites, find_blocks(sites), plans, samples, Lowering("int8", "litert"))
-    assert 0 < table.resident < 0.6
+    assert table.resident > 1 and table.unread_mb > 0
     for name, plan in plans.items():
         found = table.predict(sites, plan).peak_memory_mb
-        assert found == pytest.approx(samples[name].peak_memory_mb, rel=0.15)
+        assert found == pytest.approx(peaks[name], abs=0.1 * max(peaks.values()))
 
 
 def test_an_estimate_is_labelled_one(estimated: CostTable, fitted: CostTable) -> None:

@@ -47,7 +47,7 @@ def model() -> nn.Module:
 def workload(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Workload:
     path = tmp_path_factory.mktemp("lowered") / "model.pte"
     inputs = (torch.randn(1, WIDTH),)
-    path.write_bytes(lower_graph(model, inputs, Lowering()).data)
+    path.write_bytes(lower_graph(model, inputs, Lowering(delegate="off")).data)
     return Workload("model", path, inputs)
 
 
