@@ -193,7 +193,7 @@ def _target() -> Target:
         Source("multiples.ffn", "estimated", "columns of the kernel's tile"),
     )
     return Target(
-        *("host", "This machine", "AMD EPYC 9654", "executorch", "xnnpack", "int8"),
+        *("host", "This machine", "AMD EPYC 9654", "executorch", "auto", "int8"),
         *(False, None, sources),
     )
 

@@ -61,7 +61,7 @@ def report_of(search: Search, found: SearchResult, timing: Timing | None) -> Rep
     rows = [DelegationRow(f"n{i}", "aten.sum", "cpu", "", "no kernel") for i in range(3)]
     rows.append(DelegationRow("n4", "aten.linear", "xnnpack", "0", ""))
     artifact = Artifact(
-        *(Path("/home/anna/build/model.pte"), "executorch", "int8", (), (), tuple(rows)),
+        *(Path("/home/anna/build/model.pte"), Lowering("int8"), (), (), tuple(rows)),
         *(1, 1000, 2_000_000, "00", 1.0),
     )
     return compose(
