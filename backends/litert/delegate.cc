@@ -10,7 +10,7 @@
 
 namespace {
 
-const Op* const kOps[] = {&kSlimAttention, &kLayerNorm, &kLinearInt8};
+const Op* const kNamed[] = {&kSlimAttention, &kLayerNorm};
 
 struct Plugin {
   TfLiteDelegate delegate;  // first: the runtime holds a pointer to it
@@ -48,7 +48,7 @@ const char* read_attributes(const Op& op, const void* bytes, size_t size, Attrib
 }
 
 const Op* op_named(const char* name) {
-  for (const Op* op : kOps)
+  for (const Op* op : kNamed)
     if (name && !strcmp(op->name, name)) return op;
   return nullptr;
 }
@@ -88,12 +88,19 @@ int copied(const TfLiteIntArray* from, int most, int* to) {
   return from->size;
 }
 
-// Null when we run this node, else the reason why not; ``node->op`` is null when it is not ours.
-const char* read_node(const TfLiteContext& context, const TfLiteNode& from,
-                      const TfLiteRegistration& registration, Node* node) {
-  *node = Node{};
+// Null when this is an operator of ours, else the reason why not; ``node->op`` is null when it is
+// another.
+const char* read_op(const TfLiteNode& from, const TfLiteRegistration& registration, Node* node) {
   const void* bytes = from.custom_initial_data;
   size_t size = from.custom_initial_data_size < 0 ? 0 : from.custom_initial_data_size;
+  if (registration.builtin_code == kTfLiteBuiltinFullyConnected && from.builtin_data) {
+    const auto& given = *static_cast<TfLiteFullyConnectedParams*>(from.builtin_data);
+    node->op = &kFullyConnected;
+    node->attributes = {{static_cast<double>(given.activation),
+                         static_cast<double>(given.keep_num_dims),
+                         static_cast<double>(given.weights_format)}};
+    return nullptr;
+  }
   if (registration.builtin_code == kTfLiteBuiltinCustom) {
     node->op = op_named(registration.custom_name);
   } else if (registration.builtin_code == kTfLiteBuiltinStablehloComposite && from.builtin_data) {
@@ -102,12 +109,20 @@ const char* read_node(const TfLiteContext& context, const TfLiteNode& from,
     bytes = composite->attributes;
     size = composite->attributes_size;
   }
-  if (!node->op) return "another op";
-  const char* reason = read_attributes(*node->op, bytes, size, &node->attributes);
+  return node->op ? read_attributes(*node->op, bytes, size, &node->attributes) : "another op";
+}
+
+// Null when we run this node, else the reason why not.
+const char* read_node(const TfLiteContext& context, const TfLiteNode& from,
+                      const TfLiteRegistration& registration, Node* node) {
+  *node = Node{};
+  const char* reason = read_op(from, registration, node);
   if (reason) return reason;
   node->threads = 1;
   node->input_count = copied(from.inputs, Tensors::kMostInputs, node->inputs);
   node->output_count = copied(from.outputs, Tensors::kMostOutputs, node->outputs);
+  // A last input that is left out, such as a bias.
+  if (node->input_count > 0 && node->inputs[node->input_count - 1] == -1) --node->input_count;
   if (node->input_count < 1 || node->output_count < 1) return "no tensors, or too many";
   Call call;
   return call_of(context, *node, &call);

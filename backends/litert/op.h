@@ -53,7 +53,8 @@ struct Op {
   void (*pack)(const Call&, const Tensors&, void* packed);
 };
 
-extern const Op kSlimAttention, kLayerNorm, kLinearInt8;
+// Composites and custom ops of ours, and a builtin operator.
+extern const Op kSlimAttention, kLayerNorm, kFullyConnected;
 
 static inline bool is_float(const TfLiteTensor& tensor, int rank) {
   return tensor.type == kTfLiteFloat32 && tensor.dims && tensor.dims->size == rank;

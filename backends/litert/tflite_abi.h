@@ -20,7 +20,9 @@ enum {
   kTfLiteDynamic = 4
 };  // TfLiteTensor::allocation_type
 enum { kTfLiteDelegateFlagsAllowDynamicTensors = 1 };  // TfLiteDelegate::flags
+enum { kTfLiteAffineQuantization = 1 };                // TfLiteTensor::quantization.type
 enum {                                                 // TfLiteRegistration::builtin_code
+  kTfLiteBuiltinFullyConnected = 9,
   kTfLiteBuiltinCustom = 32,
   kTfLiteBuiltinDelegate = 51,
   kTfLiteBuiltinStablehloComposite = 206,
@@ -29,6 +31,17 @@ enum {                                                 // TfLiteRegistration::bu
 struct TfLiteIntArray {  // malloc'ed; ResizeTensor and a node's temporaries take it over
   int size;
   int data[];
+};
+
+struct TfLiteFloatArray {
+  int size;
+  float data[];
+};
+
+struct TfLiteAffineQuantization {  // TfLiteTensor::quantization.params
+  TfLiteFloatArray* scale;
+  TfLiteIntArray* zero_point;
+  int32_t quantized_dimension;
 };
 
 struct TfLiteDelegate;
@@ -114,6 +127,13 @@ struct TfLiteStablehloCompositeParams {
   int32_t subgraph_index;
   const uint8_t* attributes;  // a FlexBuffer map
   size_t attributes_size;
+};
+
+struct TfLiteFullyConnectedParams {
+  int activation;      // 0: none, 1: ReLU
+  int weights_format;  // 0: rows of inputs
+  bool keep_num_dims, asymmetric_quantize_inputs;
+  int quantized_bias_type;
 };
 
 }  // extern "C"

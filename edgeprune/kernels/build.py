@@ -17,6 +17,8 @@ from edgeprune.kernels.libraries import LIBRARIES, Library
 from edgeprune.kernels.targets import Target, host_target, target_named
 from edgeprune.versions import versions
 
+# As in pyproject.toml.
+ZIG = "0.17.1"
 # Kernels own no state and call nothing: no exceptions, no types at run time, no errno.
 KERNEL_FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-nostdinc++"),
@@ -45,9 +47,7 @@ def build_library(
     triple = target or host_target()
     wanted = target_named(triple)
     if importlib.util.find_spec("ziglang") is None:
-        raise InputError(
-            "the kernels' compiler is not installed. Run: pip install 'edgeprune[kernels]'"
-        )
+        raise InputError(f"the kernels' compiler is not installed. Run: pip install ziglang=={ZIG}")
     library.check(triple, wanted)
     folder = library.sdk(triple, sdk)
     path = cache_dir() / "kernels" / f"{triple}-{_key(library, wanted, folder)}" / library.file

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.nn import functional
 
-from edgeprune.lower import ops
+from edgeprune.lower import ops  # noqa: F401  # registers the operators
 from edgeprune.lower.attention import MASKED_OUT
 
 OURS = torch.ops.edgeprune
@@ -24,7 +24,6 @@ def as_composites(exported: ExportedProgram) -> ExportedProgram:
         {
             OURS.slim_attention.default: slim_attention,
             OURS.add_layer_norm.default: add_layer_norm,
-            OURS.linear_int8.default: linear_int8,
         }
     )
 
@@ -76,23 +75,6 @@ def add_layer_norm(
         return builder.mark_outputs(out), x
     both: tuple[Tensor, Tensor] = builder.mark_outputs(out, total)
     return both
-
-
-def linear_int8(
-    x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, activation: str
-) -> Tensor:
-    """``edgeprune.linear_int8``: x, weights, scales and perhaps a bias.
-
-    What is inside leaves x in float32: without our delegate it is slower, and no less exact.
-    """
-    number = list(ops.ACTIVATIONS).index(activation)
-    builder = _builder("edgeprune.linear_int8", {"activation": number})
-    given = [x, weight, scales] if bias is None else [x, weight, scales, bias]
-    x, weight, scales, *added = builder.mark_inputs(*given)
-    whole = weight.to(torch.float32) * scales[:, None]
-    y = functional.linear(x, whole, *added)
-    out: Tensor = builder.mark_outputs(ops.ACTIVATIONS[activation](y))
-    return out
 
 
 def _builder(name: str, attributes: dict[str, Any]) -> Any:

@@ -51,6 +51,19 @@ def _(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(q)
 
 
+# The form that ExecuTorch calls outside a delegate, into memory that it has planned.
+_OUT = torch.library.Library("edgeprune", "FRAGMENT")
+_OUT.define(
+    "slim_attention.out(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt heads, "
+    "SymInt kv_heads, float scale, bool causal, *, Tensor(a!) out) -> Tensor(a!)"
+)
+
+
+@torch.library.impl(_OUT, "slim_attention.out", "CompositeExplicitAutograd")
+def _slim_attention_out(*inputs: object, out: Tensor) -> Tensor:
+    return out.copy_(slim_attention(*inputs))
+
+
 @custom_op("edgeprune::add_layer_norm", mutates_args=())
 def add_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float

@@ -36,8 +36,12 @@ def fuser(lowering: Lowering) -> Iterator[Callable[[GraphModule], None]]:
     ours, and in int8 linear layers do where the device has what makes them win.
     """
     if lowering.delegate == "auto":
-        int8 = lowering.precision == "int8" and bool(LINEAR_WINS & set(lowering.isa))
-        yield partial(_fuse, linears=int8)
+        yield partial(_fuse, linears=linears_win(lowering))
+
+
+def linears_win(lowering: Lowering) -> bool:
+    """Whether our kernel for linear layers beats XNNPACK's."""
+    return lowering.precision == "int8" and bool(LINEAR_WINS & set(lowering.isa))
 
 
 def _fuse(module: GraphModule, linears: bool) -> None:

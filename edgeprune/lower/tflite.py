@@ -20,7 +20,7 @@ from edgeprune.lower.composites import as_composites
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.prepare import Tensors, prepare
-from edgeprune.lower.slim import fuser, is_ours
+from edgeprune.lower.slim import fuser, is_ours, linears_win
 
 NARROWER = {torch.int64: torch.int32, torch.float64: torch.float32}
 
@@ -45,7 +45,7 @@ def to_tflite(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> L
         data=data,
         inputs=_narrowed(inputs),
         outputs=_narrowed(plain),
-        delegation=tuple(_rows(interpreter, _composites(data))),
+        delegation=tuple(_rows(interpreter, _ours(data, lowering))),
         planned_memory_bytes=_arena_bytes(interpreter, data),
     )
 
@@ -73,7 +73,7 @@ def _rows(interpreter: Interpreter, ours: dict[int, str]) -> Iterator[Delegation
     """Every operator of the file, in order of execution.
 
     Args:
-        ours: operator index -> name, of composites; our delegate runs each in a call of its own.
+        ours: operator index -> name, of what our delegate runs, each in a call of its own.
     """
     details = interpreter._get_ops_details()
     regions = _regions(details)
@@ -92,17 +92,24 @@ def _rows(interpreter: Interpreter, ours: dict[int, str]) -> Iterator[Delegation
             yield DelegationRow(node, f"tfl.{name}", "cpu", "", _why_not(op, types))
 
 
-def _composites(data: bytes) -> dict[int, str]:
-    """Operator index -> name of the composite that it calls."""
-    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
-    found = {}
+def _ours(data: bytes, lowering: Lowering) -> dict[int, str]:
+    """Operator index -> name, of what our delegate runs on the device.
+
+    Those are composites and, where they win and a composite brings the delegate, int8 linears.
+    """
+    model = schema.Model.GetRootAs(data, 0)
+    graph = model.Subgraphs(0)
+    linears, found = {}, {}
     for number in range(graph.OperatorsLength()):
         operator = graph.Operators(number)
+        code = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        if code == schema.BuiltinOperator.FULLY_CONNECTED:
+            linears[number] = "tfl.fully_connected"
         if operator.BuiltinOptions2Type() == schema.BuiltinOptions2.StableHLOCompositeOptions:
             options, table = schema.StableHLOCompositeOptions(), operator.BuiltinOptions2()
             options.Init(table.Bytes, table.Pos)
             found[number] = options.Name().decode()
-    return found
+    return found | linears if found and linears_win(lowering) else found
 
 
 def _regions(operators: list[dict[str, Any]]) -> dict[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import edgeprune
 
+from edgeprune.doctor import pins
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.kernels import TARGETS, build, build_library
 from edgeprune.kernels.load import BACKEND
@@ -50,7 +51,7 @@ def test_a_missing_compiler_comes_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'edgeprune\[kernels\]'"):
+    with pytest.raises(InputError, match=f"pip install ziglang=={pins()['ziglang'][0]}$"):
         build_library()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgeprune.kernels.build import build_library
 from edgeprune.lower.composites import as_composites
 from edgeprune.lower.quiet import quiet
+from edgeprune.lower.tflite import quantise_linears
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +29,11 @@ def grouped_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def linears_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two linear layers on 8 bits, one with GELU."""
-    return _converted(FeedForward(), grouped_inputs(), tmp_path_factory.mktemp("linears"))
+    """Three linear layers on 8 bits and a norm of ours."""
+    folder = tmp_path_factory.mktemp("linears")
+    path = _converted(FeedForward(), grouped_inputs(), folder)
+    path.write_bytes(quantise_linears(path.read_bytes()))
+    return path
 
 
 @pytest.fixture(scope="session")

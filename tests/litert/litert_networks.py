@@ -42,26 +42,19 @@ class GroupedCausal(nn.Module):
         return self.attention(x, None)
 
 
-class Int8Linear(nn.Module):
-    """A linear layer on 8 bits."""
-
-    def __init__(self, inputs: int, outputs: int, activation: str = "none") -> None:
-        super().__init__()
-        self.activation = activation
-        self.register_buffer("weight", torch.randint(-127, 128, (outputs, inputs)).to(torch.int8))
-        self.register_buffer("scales", torch.rand(outputs) / 1000)
-        self.register_buffer("bias", torch.randn(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return OURS.linear_int8(x, self.weight, self.scales, self.bias, self.activation)
-
-
-class FeedForward(nn.Sequential):
-    """``x [1, T, WIDTH]`` to the same, on 8 bits."""
+class FeedForward(nn.Module):
+    """``x [1, T, WIDTH]`` to the same, with a norm of ours; the last layer has no bias."""
 
     def __init__(self) -> None:
+        super().__init__()
         torch.manual_seed(0)
-        super().__init__(Int8Linear(WIDTH, 96, "gelu"), Int8Linear(96, WIDTH))
+        self.up, self.down = nn.Linear(WIDTH, 96), nn.Linear(96, 48)
+        self.out = nn.Linear(48, WIDTH, bias=False)
+        self.norm = Norm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.down(functional.gelu(self.up(x))))
+        return self.norm(self.out(y), x)[0]
 
 
 class Norm(nn.LayerNorm):
@@ -89,7 +82,7 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """``x [1, T, WIDTH], mask [1, T]`` of 0 and 1 to ``[1, WIDTH]``: 2 attentions, 4 norms."""
 
-    CLAIMED = 6
+    CLAIMED, LINEARS = 6, 12
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from tflite_files import OneOp
 from torch import Tensor
 from torch.nn import functional
 
-from edgeprune.lower.ops import ACTIVATIONS
+from edgeprune.kernels import linear_kernel_named
 
 ATTENTION = {"heads": 2, "kv_heads": 2, "scale": 0.5, "causal": 0}
 QKV = ((1, 5, 16), (1, 7, 16), (1, 7, 16))
@@ -63,6 +63,11 @@ def assert_decomposed(run: Run, inputs: list[np.ndarray]) -> None:
     np.testing.assert_array_equal(run(*inputs), first * 2)
 
 
+def linears_win() -> bool:
+    """Whether the delegate takes int8 linear layers on this machine."""
+    return bool(linear_kernel_named(None).name == b"avx512vnni")
+
+
 # Whole networks, from the converter.
 
 
@@ -79,19 +84,19 @@ def test_attention_from_the_converter_is_what_pytorch_computes(
     np.testing.assert_allclose(Run(grouped_file)(*values), wanted, atol=1e-5)
 
 
-def test_linear_layers_on_8_bits_are_our_operator_and_without_us_nearly(
+def test_linear_layers_on_8_bits_are_ours_where_they_win_and_stay_int8_without_us(
     library: Path, linears_file: Path
 ) -> None:
-    inputs = grouped_inputs()
-    wanted = FeedForward()(*inputs).numpy()
-    ours = Run(linears_file, library)
-    assert ours.claimed == 2
-    values = [each.numpy() for each in inputs]
-    # The last bit of the first layer decides how some inputs of the second are rounded.
-    np.testing.assert_allclose(ours(*values), wanted, atol=5e-3)
-    # The decomposition does not round x at all.
-    np.testing.assert_allclose(Run(linears_file)(*values), wanted, atol=2e-2)
-    assert linears_file.stat().st_size < 3 * 2 * 96 * 64  # and not four bytes a weight
+    ours, theirs = Run(linears_file, library), Run(linears_file)
+    (x,) = grouped_inputs()
+    with torch.no_grad():
+        wanted = FeedForward().eval()(x).numpy()
+    for run in (ours, theirs):
+        assert np.abs(run(x.numpy()) - wanted).max() < 0.03 * np.abs(wanted).max()
+    assert ours.claimed == (4 if linears_win() else 1)
+    # Without us they stay the runtime's own operators on 8 bits.
+    ops = [op["op_name"] for op in theirs.interpreter._get_ops_details()]
+    assert ops.count("FULLY_CONNECTED") == 3
 
 
 def test_an_encoder_computes_the_same_with_the_delegate(library: Path, encoder_file: Path) -> None:
@@ -108,7 +113,7 @@ def test_an_encoder_computes_the_same_with_the_delegate(library: Path, encoder_f
 def test_composites_survive_quantisation(library: Path, int8_file: Path) -> None:
     values = [each.numpy() for each in encoder_inputs()]
     ours = Run(int8_file, library)
-    assert ours.claimed == Encoder.CLAIMED
+    assert ours.claimed == Encoder.CLAIMED + (Encoder.LINEARS if linears_win() else 0)
     # Rows are quantised from what attention computed: the last bit decides some of them.
     np.testing.assert_allclose(ours(*values), Run(int8_file)(*values), atol=2e-2)
 
@@ -202,57 +207,6 @@ def test_padding_that_is_not_read_changes_nothing(
     np.testing.assert_allclose(out, attention(attributes, *inputs), atol=1e-5)
 
 
-LINEAR = {"activation": 2}
-
-
-def weights_of(inputs: int, outputs: int) -> list[np.ndarray]:
-    """int8 weights, scales, a bias."""
-    generator = np.random.default_rng(1)
-    whole = generator.integers(-127, 128, (outputs, inputs), np.int8)
-    return [whole, *(generator.random(outputs, np.float32) / size for size in (1000, 1))]
-
-
-@pytest.mark.parametrize("custom", [False, True], ids=["composite", "custom"])
-@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
-@pytest.mark.parametrize(("shape", "outputs"), [((1, 5, 64), 48), ((3, 17), 1), ((1, 2, 3, 8), 9)])
-@pytest.mark.parametrize("biased", [False, True])
-def test_a_linear_layer_on_8_bits_is_our_operator(
-    library: Path,
-    tmp_path: Path,
-    shape: tuple[int, ...],
-    outputs: int,
-    activation: str,
-    biased: bool,
-    custom: bool,
-) -> None:
-    weights = weights_of(shape[-1], outputs)[: 2 + biased]
-    attributes = {"activation": list(ACTIVATIONS).index(activation)}
-    out = (*shape[:-1], outputs)
-    op = OneOp("edgeprune.linear_int8", attributes, (shape, *weights), out, custom=custom)
-    run = Run(op.write(tmp_path / "one.tflite"), library)
-    assert run.claimed == 1
-    (x,) = drawn(shape)
-    whole, scales, *bias = map(torch.from_numpy, weights)
-    wanted = torch.ops.edgeprune.linear_int8(
-        torch.from_numpy(x), whole, scales, bias[0] if bias else None, activation
-    )
-    for _ in range(2):
-        np.testing.assert_allclose(run(x), wanted, atol=1e-5)
-
-
-def test_weights_are_packed_once_for_all_sizes(library: Path, tmp_path: Path) -> None:
-    weights = weights_of(64, 48)
-    op = OneOp("edgeprune.linear_int8", LINEAR, ((1, 5, 64), *weights), (1, 5, 48))
-    run = Run(op.write(tmp_path / "one.tflite"), library)
-    for rows in (5, 40, 1):
-        run.resize((1, rows, 64))
-        (x,) = drawn((1, rows, 64))
-        wanted = torch.ops.edgeprune.linear_int8(
-            torch.from_numpy(x), *map(torch.from_numpy, weights), "gelu"
-        )
-        np.testing.assert_allclose(run(x), wanted, atol=1e-5)
-
-
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(library: Path, tmp_path: Path, threads: int) -> None:
     shape, attributes = (1, 300, 192), {"heads": 3, "kv_heads": 3, "scale": 0.1, "causal": 1}
@@ -328,44 +282,6 @@ def test_a_layer_norm_it_cannot_run_stays_with_the_runtime(
     run = Run(op.write(tmp_path / "one.tflite"), library)
     assert run.claimed == 0
     assert_decomposed(run, drawn(*inputs))
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({0: (1, 5, 32)}, "weights for another number of inputs"),
-        ({1: (48, 64)}, "weights that are not int8 of rank 2"),
-        ({1: np.ones((48, 64), np.float32)}, "weights that are not int8 of rank 2"),
-        ({2: (48,)}, "weights that are no constants"),
-        ({2: np.ones(47, np.float32)}, "scales or a bias of another size"),
-        ({3: np.ones((1, 48), np.float32)}, "scales or a bias of another size"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_linear_layer_it_cannot_run_stays_with_the_runtime(
-    library: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    changed: dict[int, Any],
-    reason: str,
-) -> None:
-    monkeypatch.setenv("EDGEPRUNE_VERBOSE", "1")
-    inputs: dict[int, Any] = dict(enumerate([(1, 5, 64), *weights_of(64, 48)])) | changed
-    op = OneOp("edgeprune.linear_int8", LINEAR, list(inputs.values()), inputs[0])
-    run = Run(op.write(tmp_path / "one.tflite"), library)
-    assert run.claimed == 0
-    assert reason in capfd.readouterr().err
-    assert_decomposed(run, drawn(*(each for each in inputs.values() if isinstance(each, tuple))))
-
-
-def test_an_unknown_activation_stays_with_the_runtime(library: Path, tmp_path: Path) -> None:
-    op = OneOp(
-        "edgeprune.linear_int8", {"activation": 3}, ((1, 5, 64), *weights_of(64, 48)), (1, 5, 64)
-    )
-    run = Run(op.write(tmp_path / "one.tflite"), library)
-    assert run.claimed == 0
-    assert_decomposed(run, drawn((1, 5, 64)))
 
 
 def test_ops_of_others_are_not_touched(library: Path, tmp_path: Path) -> None:

@@ -158,3 +158,33 @@ def test_a_damaged_region_is_refused(place: int, tmp_path: Path) -> None:
     path.write_bytes(data)
     with connect("local") as device, pytest.raises(InputError, match="could not load it"):
         device.measure([Workload("damaged", path, encoder_inputs())], rounds=1)
+
+
+class Called(nn.Module):
+    """A module that calls our operator itself."""
+
+    def forward(self, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+        return torch.ops.edgeprune.slim_attention(q, k, k, mask, 6, 2, 0.3, True)
+
+
+def test_the_operator_also_runs_outside_the_delegate(tmp_path: Path) -> None:
+    from executorch.exir import EdgeCompileConfig, to_edge
+
+    inputs = (torch.randn(1, 9, 48), torch.randn(1, 9, 16), torch.randn(1, 1, 9, 9))
+    exported = torch.export.export(Called(), inputs, strict=False)
+    edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False))
+    path = tmp_path / "model.pte"
+    path.write_bytes(edge.to_executorch().buffer)
+    script = (
+        "import ctypes, sys, torch\n"
+        "from executorch.extension.pybindings import _C\n"
+        "from edgeprune.kernels import build_library\n"
+        "ctypes.CDLL(str(build_library('executorch')))\n"
+        f"inputs = torch.load({str(tmp_path / 'in.pt')!r})\n"
+        f"method = _C._load_program({str(path)!r}).load_method('forward')\n"
+        f"torch.save(method.call(inputs)[0], {str(tmp_path / 'out.pt')!r})\n"
+    )
+    torch.save(list(inputs), tmp_path / "in.pt")
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    got = torch.load(tmp_path / "out.pt")
+    torch.testing.assert_close(got, Called()(*inputs), atol=1e-5, rtol=1e-5)
