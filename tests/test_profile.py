@@ -125,7 +125,7 @@ def test_an_unknown_key_deep_in_an_inline_table_is_refused_with_its_line(good: P
         ("cores = { value = 1,", "cores = { value = 1.5,", r"got 1\.5, wanted a whole number"),
         ("usable = false", "usable = 0", r"got 0, wanted true or false"),
         ('from = "estimated"', 'from = "guessed"', r'got "guessed", wanted one of "vendor"'),
-        ('runtime = "executorch"', 'runtime = "litert"', r'got "litert", wanted one of'),
+        ('runtime = "executorch"', 'runtime = "tvm"', r'got "tvm", wanted one of'),
         ('isa = ["neon"', "isa = [8", r"wanted a list of strings"),
         ('latency = "60%"', 'latency = "160%"', r"wanted below 100%"),
         ('name = "mid"', 'name = "prime"', r"names two clusters"),

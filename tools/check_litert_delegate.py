@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--against", help="the file to run without; as it is by default")
     parser.add_argument("--claimed", type=int, default=1, help="nodes that the delegate must run")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference allowed")
+    parser.add_argument("--save", help="an .npz file for the outputs with it, to compare machines")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     delegate = load_delegate(os.path.abspath(given.delegate), {"verbose": 1})
@@ -50,10 +51,13 @@ def main() -> int:
     count.argtypes = [ctypes.c_void_p]
     claimed = count(delegate._get_native_delegate_pointer())
     stock = Interpreter(given.against or given.model, num_threads=given.threads)
+    outputs = outputs_of(ours)
     difference = max(
         float(np.abs(one.astype(np.float64) - other).max())
-        for one, other in zip(outputs_of(ours), outputs_of(stock), strict=True)
+        for one, other in zip(outputs, outputs_of(stock), strict=True)
     )
+    if given.save:
+        np.savez(given.save, *outputs)
     passed = claimed >= given.claimed and difference <= given.tolerance
     result = {"machine": platform.machine(), "runtime": Interpreter.__module__.split(".")[0]}
     result |= {"claimed": claimed, "max_abs_diff": difference, "passed": passed}

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what `make test-devices` needs beyond pip, on Debian: install.sh FOLDER PYTHON
 #   FOLDER/host        qemu-aarch64, which runs Arm programs; version 7 crashes in some of them
-#   FOLDER/arm64       the C and C++ libraries of Arm Linux
+#   FOLDER/arm64       of Arm Linux: the C and C++ libraries, and Python
 #   FOLDER/executorch  ExecuTorch's wheel for it, of the version that is installed here
+#   FOLDER/litert      LiteRT's and NumPy's for that Python, likewise
 # and into the system, for which it must be root: clang with libFuzzer, and llvm-mca.
 set -euo pipefail
 folder=$(mkdir -p "$1" && realpath "$1")
@@ -32,7 +33,8 @@ from_trixie() {
     -o Dir::State::Status=/dev/null -o "Dir::Cache=$folder/apt" -o APT::Sandbox::User=root
     -o APT::Architectures::=amd64 -o APT::Architectures::=arm64)
   "${apt[@]}" update
-  (cd "$folder/apt" && "${apt[@]}" download qemu-user:amd64 {libc6,libgcc-s1,libstdc++6}:arm64)
+  (cd "$folder/apt" && "${apt[@]}" download qemu-user:amd64 {libc6,libgcc-s1,libstdc++6}:arm64 \
+    {python3.13-minimal,libpython3.13-minimal,libpython3.13-stdlib,libexpat1,libffi8,zlib1g}:arm64)
   mkdir "$folder/host"
   dpkg-deb --fsys-tarfile "$folder"/apt/qemu-user_*.deb |
     tar --extract --directory "$folder/host" --strip-components 3 ./usr/bin/qemu-aarch64
@@ -41,19 +43,30 @@ from_trixie() {
   rm -r "$folder/apt"
 }
 
-executorch() {
+# A requirement for the version of a package that is installed here.
+same() {
   local version
-  version=$("$python" -c 'from importlib.metadata import version; print(version("executorch"))')
+  version=$("$python" -c "from importlib.metadata import version; print(version('$1'))")
+  echo "$1==${version%+*}"
+}
+
+executorch() {
   "$python" -m pip download --quiet --dest "$folder" --platform manylinux_2_28_aarch64 \
-    --only-binary=:all: --no-deps "executorch==${version%+*}"
+    --only-binary=:all: --no-deps "$(same executorch)"
   "$python" -m zipfile --extract "$folder"/executorch-*.whl "$folder/wheel"
   mv "$folder/wheel/executorch" "$folder/executorch"
   rm -r "$folder/wheel" "$folder"/executorch-*.whl
 }
 
+litert() {
+  "$python" -m pip install --quiet --target "$folder/litert" --platform manylinux_2_27_aarch64 \
+    --python-version 3.13 --only-binary=:all: --no-deps "$(same ai-edge-litert)" "$(same numpy)"
+}
+
 [[ $(id -u) = 0 ]] || { echo "make test-devices: run it as root: it installs clang and LLVM" >&2; exit 1; }
 rm -rf "${folder:?}"/*
-echo "make test-devices: installing clang and LLVM, an Arm emulator, ExecuTorch for Arm"
+echo "make test-devices: installing clang and LLVM, an Arm emulator, runtimes for Arm"
 install_llvm
 from_trixie
 executorch
+litert

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,52 +14,101 @@ from native_programs import compiled_runner, zig
 from numpy.typing import NDArray
 
 from edgeprune.devices import connect
-from edgeprune.lower import Lowering, Precision, lower_graph
+from edgeprune.kernels.build import build_library
+from edgeprune.lower import Lowering, lower_graph
 
 # Of the largest output. XNNPACK adds up in another order on every processor.
 TOLERANCE = 1e-5
 PROCESSORS = ("max", "cortex-a76", "cortex-a72")
+# The last is for this machine: on Arm, linear layers stay with XNNPACK. Ours run there too.
+LOWERINGS = (Lowering("fp32"), Lowering("int8"), Lowering("int8", isa=("avx512_vnni",)))
 
 
-def on_this_machine(file: Path, name: str) -> NDArray[np.float32]:
-    with connect("local") as device, device.predictor(file) as predict:
+class File(NamedTuple):
+    """A lowered file, its inputs beside it."""
+
+    path: Path
+    inputs: tuple[Path, ...]
+    ours: frozenset[str]
+
+    @classmethod
+    def lowered(cls, name: str, lowering: Lowering, folder: Path) -> File:
+        example = inputs(name, batch=1)
+        made = lower_graph(model(name), example, lowering)
+        path = folder / "model.pte"
+        path.write_bytes(made.data)
+        places = tuple(folder / f"input{number}" for number in range(len(example)))
+        for place, each in zip(places, example, strict=True):
+            place.write_bytes(each.numpy().tobytes())
+        ours = (row.op.split(".")[1] for row in made.delegation if row.delegate == "edgeprune")
+        return cls(path, places, frozenset(ours))
+
+    def run_by(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """The runner; outputs come to lie beside the file."""
+        words = [*command, str(self.path), str(self.path.parent), *map(str, self.inputs)]
+        return subprocess.run(words, capture_output=True, text=True)
+
+
+def on_this_machine(file: File, name: str) -> NDArray[np.float32]:
+    with connect("local") as device, device.predictor(file.path) as predict:
         return predict(inputs(name, batch=1)).numpy()
 
 
-def on_arm(command: list[str], file: Path, name: str) -> NDArray[np.float32]:
-    """As the runner gives it; inputs and outputs pass through files beside the model."""
-    folder = file.parent
-    places = []
-    for number, each in enumerate(inputs(name, batch=1)):
-        places.append(folder / f"input{number}")
-        places[-1].write_bytes(each.numpy().tobytes())
-    words = [*command, str(file), str(folder), *map(str, places)]
-    ended = subprocess.run(words, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return np.frombuffer((folder / "0").read_bytes(), np.float32)
+@pytest.fixture(scope="module")
+def runner(devices: Path) -> str:
+    return str(compiled_runner(zig("aarch64-linux-gnu.2.28"), devices / "executorch"))
 
 
 @pytest.fixture(scope="module")
-def runner(devices: Path) -> Path:
-    return compiled_runner(zig("aarch64-linux-gnu.2.28"), devices / "executorch")
+def with_delegate(runner: str, devices: Path) -> list[str]:
+    library = build_library("executorch", "aarch64-linux", sdk=devices / "executorch")
+    return [runner, "--library", str(library)]
 
 
-# Kernels of our own come here once lowered files call them: their library, built for Arm, is given
-# to the runner as ``--library``.
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("lowering", LOWERINGS, ids=["fp32", "int8", "int8 with our linears"])
 @pytest.mark.parametrize("name", ["vit", "torch_encoder"])
 def test_a_lowered_file_gives_on_arm_what_it_gives_here(
     name: str,
-    precision: Precision,
-    runner: Path,
+    lowering: Lowering,
+    with_delegate: list[str],
     emulate: Callable[[str], list[str]],
     tmp_path: Path,
 ) -> None:
-    file = tmp_path / "model.pte"
-    lowered = lower_graph(model(name), inputs(name, batch=1), Lowering(precision))
-    assert lowered.delegated_nodes > 0
-    file.write_bytes(lowered.data)
+    file = File.lowered(name, lowering, tmp_path)
+    assert {"slim_attention", "add_layer_norm"} <= file.ours
+    assert ("linear_int8" in file.ours) == bool(lowering.isa)
     wanted = on_this_machine(file, name)
     for cpu in PROCESSORS:
-        got = on_arm([*emulate(cpu), str(runner)], file, name).reshape(wanted.shape)
+        ended = file.run_by([*emulate(cpu), *with_delegate])
+        assert ended.returncode == 0, ended.stderr
+        got = np.frombuffer((tmp_path / "0").read_bytes(), np.float32).reshape(wanted.shape)
         assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max(), cpu
+
+
+def test_without_our_library_a_file_says_what_it_lacks_and_needs_none_when_off(
+    runner: str, emulate: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    command = [*emulate("max"), runner]
+    ended = File.lowered("vit", Lowering("int8"), tmp_path).run_by(command)
+    assert ended.returncode == 1
+    lacks = "Backend EdgepruneDelegate_of_libedgeprune_executorch_so is not registered"
+    assert lacks in ended.stderr
+    off = File.lowered("vit", Lowering("int8", delegate="off"), tmp_path)
+    assert not off.ours
+    ended = off.run_by(command)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_damaged_region_is_an_error_on_arm(
+    with_delegate: list[str], emulate: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    file = File.lowered("vit", LOWERINGS[-1], tmp_path)
+    data = file.path.read_bytes()
+    start = data.index(b"EPRG")
+    for place in (0, 4, 8, 60, 200, 900):
+        damaged = bytearray(data)
+        damaged[start + place : start + place + 4] = b"\xff\xff\xff\x7f"
+        file.path.write_bytes(damaged)
+        ended = file.run_by([*emulate("max"), *with_delegate])
+        assert ended.returncode == 1, f"at {place}: {ended.stderr}"
+        assert "edgeprune: a region cannot be loaded" in ended.stderr

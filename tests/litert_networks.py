@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.lower import ops  # noqa: F401  # registers the operators
+from edgeprune.lower.composites import as_composites
+from edgeprune.lower.quiet import quiet
 
 OURS = torch.ops.edgeprune
 TOKENS, WIDTH, HEAD_DIM = 20, 64, 16
@@ -106,3 +108,12 @@ def encoder_inputs() -> tuple[Tensor, Tensor]:
     mask = torch.ones(1, TOKENS)
     mask[:, TOKENS - 5 :] = 0
     return *grouped_inputs(), mask
+
+
+def converted(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """A network as the bytes of a .tflite file."""
+    with quiet(), torch.no_grad():
+        import litert_torch
+
+        composed = as_composites(torch.export.export(module.eval(), inputs))
+        return bytes(litert_torch.convert(composed.module(), inputs).model_content())
