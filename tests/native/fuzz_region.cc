@@ -1,8 +1,7 @@
 // Any bytes are refused as a region, or run inside the tensors that they name.
-#include <memory>
 #include <vector>
 
-#include "check.h"
+#include "bytes.h"
 #include "region/region.h"
 
 namespace {
@@ -14,6 +13,7 @@ using edgeprune::TensorRecord;
 
 constexpr uint64_t kMemory = 1 << 22;
 constexpr int64_t kElements = 1 << 16;
+constexpr float kNumber = 0.5f;  // of all tensors
 
 class InTurn final : public edgeprune::Threads {
  public:
@@ -24,44 +24,21 @@ class InTurn final : public edgeprune::Threads {
   }
 };
 
-// Numbers out of the fuzzer's bytes; 0 when they are used up.
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
-  uint8_t byte() { return left_ ? (--left_, *data_++) : 0; }
-  int32_t size() { return 1 + byte() % 9; }
-  size_t left() const { return left_; }
-
- private:
-  const uint8_t* data_;
-  size_t left_;
-};
-
-// A region that is in order: a normalised sum, a linear layer that reads it, attention on that.
+// A region that is in order: some nodes of any kind, each reading inputs, constants and what nodes
+// before it wrote, and writing to the arena or to an output.
 class Writer {
  public:
-  explicit Writer(Bytes& bytes) {
-    const int32_t batch = bytes.size(), tokens = bytes.size(), in = bytes.size();
-    const int32_t heads = bytes.size(), width = heads * bytes.size();
-    const int x = add(TensorRecord::kInput, 0, batch, tokens, in);
-    const int weight = add(TensorRecord::kFloats, take(floats_, 4 * in), 1, 1, in);
-    const int normed =
-        add(TensorRecord::kArena, take(arena_, 4 * batch * tokens * in), batch, tokens, in);
-    const int scales = add(TensorRecord::kFloats, take(floats_, 4 * width), 1, 1, width);
-    const int matrix = add(TensorRecord::kInt8s, take(int8s_, width * in), 1, width, in);
-    const int q =
-        add(TensorRecord::kArena, take(arena_, 4 * batch * tokens * width), batch, tokens, width);
-    const int mask = add(TensorRecord::kInput, 1, 1, 1, tokens);
-    const int out = add(TensorRecord::kOutput, 0, batch, tokens, width);
-    const int residual = bytes.byte() % 2 ? x : -1, bias = bytes.byte() % 2 ? scales : -1;
-    node({NodeRecord::kLayerNorm, {x, residual, weight, weight, normed, -1}, {}, 1e-5f, 0});
-    node({NodeRecord::kLinearInt8,
-          {normed, matrix, scales, bias, q, -1},
-          {bytes.byte() % 3, 0, 0},
-          0,
-          0});
-    const int32_t causal = bytes.byte() % 2;
-    node({NodeRecord::kAttention, {q, q, q, mask, out, -1}, {heads, heads, causal}, 0.5f, 0});
+  explicit Writer(Bytes& bytes) : bytes_(bytes), batch_(bytes.few()) {
+    const int32_t tokens = bytes.few(), heads = bytes.few(), width = heads * bytes.few();
+    rows_.push_back({add(TensorRecord::kInput, inputs_++, batch_, tokens, width), tokens, width});
+    for (int count = bytes.few(); count > 0; --count) {
+      const int kind = bytes.byte() % 3;
+      kind == 0 ? layer_norm() : kind == 1 ? linear() : attention(heads);
+    }
+    // Whatever was drawn, an output is written.
+    const int out = add(TensorRecord::kOutput, outputs_++, batch_, tokens, width);
+    const int weight = floats(width);
+    node({NodeRecord::kLayerNorm, {0, -1, weight, weight, out, -1}, {}, 1e-5f, 0});
   }
 
   std::vector<uint8_t> bytes() const {
@@ -69,20 +46,25 @@ class Writer {
                               1,
                               static_cast<uint32_t>(tensors_.size()),
                               static_cast<uint32_t>(nodes_.size()),
-                              2,
-                              1,
-                              arena_,
-                              floats_,
-                              int8s_};
+                              inputs_,
+                              outputs_,
+                              arena_bytes_,
+                              float_bytes_,
+                              int8_bytes_};
     std::vector<uint8_t> all;
     append(all, &header, sizeof header);
     append(all, tensors_.data(), tensors_.size() * sizeof(TensorRecord));
     append(all, nodes_.data(), nodes_.size() * sizeof(NodeRecord));
-    all.resize(all.size() + floats_ + int8s_, 1);
+    all.resize(all.size() + float_bytes_ + int8_bytes_, 1);
     return all;
   }
 
  private:
+  struct Rows {
+    int tensor;
+    int32_t tokens, width;
+  };
+
   static void append(std::vector<uint8_t>& all, const void* from, size_t count) {
     const uint8_t* first = static_cast<const uint8_t*>(from);
     all.insert(all.end(), first, first + count);
@@ -96,12 +78,90 @@ class Writer {
     tensors_.push_back({place, 0, {1, a, b, c}, offset});
     return static_cast<int>(tensors_.size()) - 1;
   }
+  int floats(int32_t width) {
+    return add(TensorRecord::kFloats, take(float_bytes_, 4 * width), 1, 1, width);
+  }
+  // Read by nodes to come, also where it is an output.
+  int written(int32_t tokens, int32_t width) {
+    const bool out = bytes_.one_in(4);
+    const uint64_t place = out ? outputs_++ : take(arena_bytes_, 4 * batch_ * tokens * width);
+    const int tensor =
+        add(out ? TensorRecord::kOutput : TensorRecord::kArena, place, batch_, tokens, width);
+    rows_.push_back({tensor, tokens, width});
+    return tensor;
+  }
+  const Rows any() const { return rows_[bytes_.byte() % rows_.size()]; }
+  // One of that shape, perhaps the same; else a new input.
+  int like(Rows wanted) {
+    const Rows found = any();
+    if (found.tokens == wanted.tokens && found.width == wanted.width) return found.tensor;
+    return bytes_.one_in(2)
+               ? wanted.tensor
+               : add(TensorRecord::kInput, inputs_++, batch_, wanted.tokens, wanted.width);
+  }
   void node(const NodeRecord& record) { nodes_.push_back(record); }
 
+  void layer_norm() {
+    const Rows x = any();
+    const int residual = bytes_.one_in(2) ? like(x) : -1, weight = floats(x.width);
+    const bool in_place = bytes_.one_in(4) && tensors_[x.tensor].place == TensorRecord::kArena;
+    const int sum = bytes_.one_in(2) ? written(x.tokens, x.width) : -1;
+    const int out = in_place ? x.tensor : written(x.tokens, x.width);
+    node({NodeRecord::kLayerNorm, {x.tensor, residual, weight, weight, out, sum}, {}, 1e-5f, 0});
+  }
+
+  // Up to three that read the same, which is quantised once.
+  void linear() {
+    const Rows x = any();
+    for (int count = 1 + bytes_.byte() % 3; count > 0; --count) {
+      const int32_t out = bytes_.few() * bytes_.few();
+      const int scales = floats(out), bias = bytes_.one_in(2) ? scales : -1;
+      const int matrix =
+          add(TensorRecord::kInt8s, take(int8_bytes_, out * x.width), 1, out, x.width);
+      node({NodeRecord::kLinearInt8,
+            {x.tensor, matrix, scales, bias, written(x.tokens, out), -1},
+            {bytes_.byte() % 3, 0, 0},
+            0,
+            0});
+    }
+  }
+
+  void attention(int32_t heads) {
+    const Rows q = any(), k = any();
+    if (q.width % heads) return;
+    const int32_t dim = q.width / heads, kv_heads = k.width / dim;
+    if (k.width % dim || kv_heads < 1 || heads % kv_heads) return;
+    const auto some = [&](int32_t whole) { return bytes_.one_in(2) ? 1 : whole; };
+    const int mask = bytes_.one_in(2) ? add(TensorRecord::kInput, inputs_++, some(heads),
+                                            some(q.tokens), k.tokens)
+                                      : -1;
+    if (mask >= 0) tensors_[mask].dims[0] = some(batch_);
+    node({NodeRecord::kAttention,
+          {q.tensor, k.tensor, like(k), mask, written(q.tokens, q.width), -1},
+          {heads, kv_heads, bytes_.byte() % 2},
+          0.5f,
+          0});
+  }
+
+  Bytes& bytes_;
+  const int32_t batch_;
+  std::vector<Rows> rows_;
   std::vector<TensorRecord> tensors_;
   std::vector<NodeRecord> nodes_;
-  uint64_t arena_ = 0, floats_ = 0, int8s_ = 0;
+  uint64_t arena_bytes_ = 0, float_bytes_ = 0, int8_bytes_ = 0;
+  uint32_t inputs_ = 0, outputs_ = 0;
 };
+
+// Changes a byte, or a number of the header, the tensors or the nodes to one that may be too large.
+void damage(std::vector<uint8_t>& bytes, Bytes& source) {
+  size_t place = (source.byte() << 8 | source.byte()) % bytes.size();
+  if (source.one_in(2)) {
+    bytes[place] = source.byte();
+  } else if (place / 4 * 4 + 4 <= bytes.size()) {
+    const int32_t number = source.size();
+    memcpy(&bytes[place / 4 * 4], &number, sizeof number);
+  }
+}
 
 using Tensor = std::unique_ptr<Guarded<float>>;
 
@@ -109,7 +169,7 @@ std::vector<Tensor> tensors(const Region& region, int count, int64_t (*size)(con
   std::vector<Tensor> made;
   for (int i = 0; i < count; ++i) {
     made.emplace_back(new Guarded<float>(static_cast<size_t>(size(region, i))));
-    for (size_t n = 0; n < made.back()->size(); ++n) (*made.back())[n] = 0.5f;
+    for (size_t n = 0; n < made.back()->size(); ++n) (*made.back())[n] = kNumber;
   }
   return made;
 }
@@ -138,26 +198,28 @@ void run(const Region& region) {
   InTurn threads;
   for (int node = 0; node < region_nodes(region); ++node)
     REQUIRE(region_run(region, node, read.data(), written.data(), threads));
+  // Runtimes lend their inputs: they may be constants, or read elsewhere.
+  for (const Tensor& input : inputs)
+    for (size_t n = 0; n < input->size(); ++n) REQUIRE((*input)[n] == kNumber);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  Bytes source(data, size);
-  const bool whole = source.byte() % 4 == 0;
+  // What is done to a region comes first: what it is may use up all bytes.
+  const size_t first = size < 16 ? size : 16;
+  Bytes changes(data, first), source(data + first, size - first);
   std::vector<uint8_t> bytes(data, data + size);
-  if (!whole) {
+  const uint8_t kind = changes.byte();
+  const int threads = changes.few();
+  if (kind % 8) {
     bytes = Writer(source).bytes();
-    // Up to a few bytes of it changed.
-    for (int changes = source.byte() % 4; changes > 0 && source.left(); --changes) {
-      const size_t place = (source.byte() << 8 | source.byte()) % bytes.size();
-      bytes[place] = source.byte();
-    }
-    if (source.byte() % 8 == 0) bytes.resize(bytes.size() - source.byte() % 64);
+    for (int count = kind / 8 % 4; count > 0 && changes.left(); --count) damage(bytes, changes);
+    if (kind / 32 == 0) bytes.resize(bytes.size() - changes.byte() % 64);
   }
   if (!is_small(bytes)) return 0;
   const char* why_not = nullptr;
-  Region* region = edgeprune::region_load(bytes.data(), bytes.size(), 2, &why_not);
+  Region* region = edgeprune::region_load(bytes.data(), bytes.size(), threads, &why_not);
   REQUIRE((region == nullptr) == (why_not != nullptr));
   if (region) run(*region);
   edgeprune::region_free(region);
