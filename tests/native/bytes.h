@@ -3,6 +3,7 @@
 #define EDGEPRUNE_TESTS_BYTES_H
 
 #include <memory>
+#include <vector>
 
 #include "check.h"
 
@@ -45,6 +46,17 @@ std::unique_ptr<Guarded<T>> numbers(Wide count, Bytes& bytes) {
     memcpy(&(*made)[i], &bits, sizeof(T));
   }
   return made;
+}
+
+// Those of these names that this processor runs. Find them once: it is asked for some, which in a
+// virtual machine takes longer than to run them.
+template <class Kernel, size_t N>
+std::vector<const Kernel*> kernels(const Kernel* (*named)(const char*),
+                                   const char* const (&names)[N]) {
+  std::vector<const Kernel*> found;
+  for (const char* name : names)
+    if (const Kernel* kernel = named(name)) found.push_back(kernel);
+  return found;
 }
 
 #endif

@@ -84,8 +84,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     a.v_row = a.kv_heads * a.head_dim + bytes.byte();
   }
   if (ep_attention_refuses(&a)) return 0;
-  for (const char* name : {"avx512", "avx2", "sse2", "neon"})
-    if (const EpAttentionKernel* kernel = ep_attention_kernel(name))
-      run(*kernel, a, options, bytes);
+  static const auto all = kernels(ep_attention_kernel, {"avx512", "avx2", "sse2", "neon"});
+  for (const EpAttentionKernel* kernel : all) run(*kernel, a, options, bytes);
   return 0;
 }

@@ -31,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint32_t eps = bytes.word();
   memcpy(&a.eps, &eps, sizeof eps);
   if (ep_norm_refuses(&a) || a.width > kWork) return 0;
-  for (const char* name : {"avx512", "avx2", "sse2", "neon"})
-    if (const EpNormKernel* kernel = ep_norm_kernel(name)) run(*kernel, a, options, bytes);
+  static const auto all = kernels(ep_norm_kernel, {"avx512", "avx2", "sse2", "neon"});
+  for (const EpNormKernel* kernel : all) run(*kernel, a, options, bytes);
   return 0;
 }

@@ -62,9 +62,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   a.rows = bytes.size(), a.in = bytes.size(), a.out = bytes.size(), a.threads = bytes.size();
   a.activation = options % 8 ? options % 3 : bytes.size();
   if (ep_linear_refuses(&a)) return 0;
-  for (const char* name :
-       {"avx512vnni", "avxvnni", "avx512", "avx2", "sse2", "neon_i8mm", "neon_dot", "neon"})
-    if (const EpLinearKernel* kernel = ep_linear_kernel(name))
-      run(*kernel, a, options & 128, bytes);
+  static const auto all = kernels(ep_linear_kernel, {"avx512vnni", "avxvnni", "avx512", "avx2",
+                                                     "sse2", "neon_i8mm", "neon_dot", "neon"});
+  for (const EpLinearKernel* kernel : all) run(*kernel, a, options & 128, bytes);
   return 0;
 }
