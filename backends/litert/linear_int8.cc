@@ -12,7 +12,7 @@ const EpLinearKernel* const kKernel = ep_linear_kernel(nullptr);
 constexpr double kSpeed = 5;
 
 bool is_constant(const TfLiteTensor& tensor) {
-  return tensor.allocation_type == kTfLiteMmapRo && tensor.data;
+  return tensor.allocation_type == kTfLiteMmapRo && has_memory(tensor);
 }
 
 const char* read_weights(const Tensors& t, EpLinear* linear) {
@@ -21,11 +21,12 @@ const char* read_weights(const Tensors& t, EpLinear* linear) {
     return "weights that are not int8 of rank 2";
   linear->out = weights.dims->data[0];
   if (weights.dims->data[1] != linear->in) return "weights for another number of inputs";
+  if (const char* reason = ep_linear_refuses(linear)) return reason;
   for (int i = 1; i < t.input_count; ++i) {
     if (i > 1 && !is_row(*t.inputs[i], linear->out)) return "scales or a bias of another size";
     if (!is_constant(*t.inputs[i])) return "weights that are no constants";
   }
-  return ep_linear_refuses(linear);
+  return nullptr;
 }
 
 const char* call(const Attributes& attributes, const Tensors& t, int32_t threads, Call* call) {

@@ -2,18 +2,15 @@
 #include <vector>
 
 #include "bytes.h"
-#include "region/region.h"
+#include "region_writer.h"
 
 namespace {
 
-using edgeprune::NodeRecord;
 using edgeprune::Region;
 using edgeprune::RegionHeader;
-using edgeprune::TensorRecord;
 
 constexpr uint64_t kMemory = 1 << 22;
 constexpr int64_t kElements = 1 << 16;
-constexpr float kNumber = 0.5f;  // of all tensors
 
 class InTurn final : public edgeprune::Threads {
  public:
@@ -26,38 +23,19 @@ class InTurn final : public edgeprune::Threads {
 
 // A region that is in order: some nodes of any kind, each reading inputs, constants and what nodes
 // before it wrote, and writing to the arena or to an output.
-class Writer {
+class AnyRegion {
  public:
-  explicit Writer(Bytes& bytes) : bytes_(bytes), batch_(bytes.few()) {
+  explicit AnyRegion(Bytes& bytes) : bytes_(bytes), batch_(bytes.few()) {
     const int32_t tokens = bytes.few(), heads = bytes.few(), width = heads * bytes.few();
-    rows_.push_back({add(TensorRecord::kInput, inputs_++, batch_, tokens, width), tokens, width});
+    rows_.push_back({region_.input(batch_, tokens, width), tokens, width});
     for (int count = bytes.few(); count > 0; --count) {
       const int kind = bytes.byte() % 3;
       kind == 0 ? layer_norm() : kind == 1 ? linear() : attention(heads);
     }
     // Whatever was drawn, an output is written.
-    const int out = add(TensorRecord::kOutput, outputs_++, batch_, tokens, width);
-    const int weight = floats(width);
-    node({NodeRecord::kLayerNorm, {0, -1, weight, weight, out, -1}, {}, 1e-5f, 0});
+    region_.layer_norm(0, -1, region_.output(batch_, tokens, width), -1);
   }
-
-  std::vector<uint8_t> bytes() const {
-    const RegionHeader header{{'E', 'P', 'R', 'G'},
-                              1,
-                              static_cast<uint32_t>(tensors_.size()),
-                              static_cast<uint32_t>(nodes_.size()),
-                              inputs_,
-                              outputs_,
-                              arena_bytes_,
-                              float_bytes_,
-                              int8_bytes_};
-    std::vector<uint8_t> all;
-    append(all, &header, sizeof header);
-    append(all, tensors_.data(), tensors_.size() * sizeof(TensorRecord));
-    append(all, nodes_.data(), nodes_.size() * sizeof(NodeRecord));
-    all.resize(all.size() + float_bytes_ + int8_bytes_, 1);
-    return all;
-  }
+  std::vector<uint8_t> bytes() const { return region_.bytes(); }
 
  private:
   struct Rows {
@@ -65,49 +43,27 @@ class Writer {
     int32_t tokens, width;
   };
 
-  static void append(std::vector<uint8_t>& all, const void* from, size_t count) {
-    const uint8_t* first = static_cast<const uint8_t*>(from);
-    all.insert(all.end(), first, first + count);
-  }
-  static uint64_t take(uint64_t& from, int32_t bytes) {
-    const uint64_t offset = from;
-    from += (bytes + 63) / 64 * 64;
-    return offset;
-  }
-  int add(TensorRecord::Place place, uint64_t offset, int32_t a, int32_t b, int32_t c) {
-    tensors_.push_back({place, 0, {1, a, b, c}, offset});
-    return static_cast<int>(tensors_.size()) - 1;
-  }
-  int floats(int32_t width) {
-    return add(TensorRecord::kFloats, take(float_bytes_, 4 * width), 1, 1, width);
-  }
   // Read by nodes to come, also where it is an output.
   int written(int32_t tokens, int32_t width) {
-    const bool out = bytes_.one_in(4);
-    const uint64_t place = out ? outputs_++ : take(arena_bytes_, 4 * batch_ * tokens * width);
-    const int tensor =
-        add(out ? TensorRecord::kOutput : TensorRecord::kArena, place, batch_, tokens, width);
+    const int tensor = bytes_.one_in(4) ? region_.output(batch_, tokens, width)
+                                        : region_.arena(batch_, tokens, width);
     rows_.push_back({tensor, tokens, width});
     return tensor;
   }
-  const Rows any() const { return rows_[bytes_.byte() % rows_.size()]; }
-  // One of that shape, perhaps the same; else a new input.
+  Rows any() { return rows_[bytes_.byte() % rows_.size()]; }
+  // One of that shape, perhaps the same, or a new input.
   int like(Rows wanted) {
     const Rows found = any();
     if (found.tokens == wanted.tokens && found.width == wanted.width) return found.tensor;
-    return bytes_.one_in(2)
-               ? wanted.tensor
-               : add(TensorRecord::kInput, inputs_++, batch_, wanted.tokens, wanted.width);
+    return bytes_.one_in(2) ? wanted.tensor : region_.input(batch_, wanted.tokens, wanted.width);
   }
-  void node(const NodeRecord& record) { nodes_.push_back(record); }
 
   void layer_norm() {
     const Rows x = any();
-    const int residual = bytes_.one_in(2) ? like(x) : -1, weight = floats(x.width);
-    const bool in_place = bytes_.one_in(4) && tensors_[x.tensor].place == TensorRecord::kArena;
+    const int residual = bytes_.one_in(2) ? like(x) : -1;
     const int sum = bytes_.one_in(2) ? written(x.tokens, x.width) : -1;
-    const int out = in_place ? x.tensor : written(x.tokens, x.width);
-    node({NodeRecord::kLayerNorm, {x.tensor, residual, weight, weight, out, sum}, {}, 1e-5f, 0});
+    const bool in_place = bytes_.one_in(4) && x.tensor != rows_[0].tensor;
+    region_.layer_norm(x.tensor, residual, in_place ? x.tensor : written(x.tokens, x.width), sum);
   }
 
   // Up to three that read the same, which is quantised once.
@@ -115,14 +71,7 @@ class Writer {
     const Rows x = any();
     for (int count = 1 + bytes_.byte() % 3; count > 0; --count) {
       const int32_t out = bytes_.few() * bytes_.few();
-      const int scales = floats(out), bias = bytes_.one_in(2) ? scales : -1;
-      const int matrix =
-          add(TensorRecord::kInt8s, take(int8_bytes_, out * x.width), 1, out, x.width);
-      node({NodeRecord::kLinearInt8,
-            {x.tensor, matrix, scales, bias, written(x.tokens, out), -1},
-            {bytes_.byte() % 3, 0, 0},
-            0,
-            0});
+      region_.linear(x.tensor, written(x.tokens, out), bytes_.one_in(2), bytes_.byte() % 3);
     }
   }
 
@@ -132,24 +81,17 @@ class Writer {
     const int32_t dim = q.width / heads, kv_heads = k.width / dim;
     if (k.width % dim || kv_heads < 1 || heads % kv_heads) return;
     const auto some = [&](int32_t whole) { return bytes_.one_in(2) ? 1 : whole; };
-    const int mask = bytes_.one_in(2) ? add(TensorRecord::kInput, inputs_++, some(heads),
-                                            some(q.tokens), k.tokens)
-                                      : -1;
-    if (mask >= 0) tensors_[mask].dims[0] = some(batch_);
-    node({NodeRecord::kAttention,
-          {q.tensor, k.tensor, like(k), mask, written(q.tokens, q.width), -1},
-          {heads, kv_heads, bytes_.byte() % 2},
-          0.5f,
-          0});
+    const int mask =
+        bytes_.one_in(2) ? region_.input(some(heads), some(q.tokens), k.tokens, some(batch_)) : -1;
+    const int v = like(k);
+    region_.attention(q.tensor, k.tensor, v, mask, written(q.tokens, q.width),
+                      {heads, kv_heads, bytes_.byte() % 2});
   }
 
   Bytes& bytes_;
+  RegionWriter region_;
   const int32_t batch_;
   std::vector<Rows> rows_;
-  std::vector<TensorRecord> tensors_;
-  std::vector<NodeRecord> nodes_;
-  uint64_t arena_bytes_ = 0, float_bytes_ = 0, int8_bytes_ = 0;
-  uint32_t inputs_ = 0, outputs_ = 0;
 };
 
 // Changes a byte, or a number of the header, the tensors or the nodes to one that may be too large.
@@ -169,7 +111,7 @@ std::vector<Tensor> tensors(const Region& region, int count, int64_t (*size)(con
   std::vector<Tensor> made;
   for (int i = 0; i < count; ++i) {
     made.emplace_back(new Guarded<float>(static_cast<size_t>(size(region, i))));
-    for (size_t n = 0; n < made.back()->size(); ++n) (*made.back())[n] = kNumber;
+    for (size_t n = 0; n < made.back()->size(); ++n) (*made.back())[n] = 0.5f;
   }
   return made;
 }
@@ -194,13 +136,11 @@ void run(const Region& region) {
     if (region_output_size(region, i) > kElements) return;
   const auto inputs = tensors(region, region_inputs(region), edgeprune::region_input_size);
   const auto outputs = tensors(region, region_outputs(region), edgeprune::region_output_size);
+  for (const Tensor& input : inputs) input->forbid_writing();
   const auto read = places(inputs), written = places(outputs);
   InTurn threads;
   for (int node = 0; node < region_nodes(region); ++node)
     REQUIRE(region_run(region, node, read.data(), written.data(), threads));
-  // Runtimes lend their inputs: they may be constants, or read elsewhere.
-  for (const Tensor& input : inputs)
-    for (size_t n = 0; n < input->size(); ++n) REQUIRE((*input)[n] == kNumber);
 }
 
 }  // namespace
@@ -213,7 +153,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t kind = changes.byte();
   const int threads = changes.few();
   if (kind % 8) {
-    bytes = Writer(source).bytes();
+    bytes = AnyRegion(source).bytes();
     for (int count = kind / 8 % 4; count > 0 && changes.left(); --count) damage(bytes, changes);
     if (kind / 32 == 0) bytes.resize(bytes.size() - changes.byte() % 64);
   }
