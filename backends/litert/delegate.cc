@@ -71,7 +71,8 @@ const char* tensors_of(const TfLiteContext& context, const Node& node, Tensors* 
     return "a tensor that is left out";
   for (int i = 0; i < node.output_count; ++i) {
     if (tensors->outputs[i]->type != kTfLiteFloat32) return "an output that is not float32";
-    if (tensors->outputs[i]->allocation_type == kTfLiteMmapRo) return "an output that is a constant";
+    if (tensors->outputs[i]->allocation_type == kTfLiteMmapRo)
+      return "an output that is a constant";
   }
   return nullptr;
 }

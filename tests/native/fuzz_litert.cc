@@ -158,14 +158,18 @@ class Graph {
       case 1:
         free(tensor.dims), tensor.dims = nullptr;
         break;
-      case 2:
-        return set_dims(tensor, array_of(Dims(bytes.byte() % 9, bytes.few())));
+      case 2: {
+        Dims dims(bytes.byte() % 9);
+        for (int32_t& dim : dims) dim = bytes.one_in(2) ? bytes.few() : bytes.size();
+        return set_dims(tensor, array_of(dims));
+      }
       case 3:
         if (tensor.dims && tensor.dims->size)
-          tensor.dims->data[bytes.byte() % tensor.dims->size] = bytes.size();
+          tensor.dims->data[bytes.byte() % tensor.dims->size] =
+              bytes.one_in(2) ? bytes.few() : bytes.size();
         return set_dims(tensor, tensor.dims);
       case 4:
-        tensor.allocation_type = bytes.byte() % 6;
+        tensor.allocation_type = bytes.byte() % 6, tensor.data = nullptr;
         if (tensor.allocation_type == kTfLiteMmapRo) give_memory(number);
         return;
       case 5:  // sparse: fewer numbers than its dimensions say
@@ -404,7 +408,7 @@ class Writer {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // What is done to a model comes first: what it is may use up all bytes.
-  const size_t first = size < 16 ? size : 16;
+  const size_t first = size < 32 ? size : 32;
   Bytes changes(data, first), source(data + first, size - first);
   Graph graph(source);
   Writer writer(graph, source);
