@@ -1,4 +1,4 @@
-"""Native tests, compiled: tests/native/kernels_test and every fuzz harness, by any compiler.
+"""Native tests, compiled: the programs and fuzz harnesses of tests/native, by any compiler.
 
 A program is linked with the kernels, compiled as `edgeprune kernels build` compiles them but for
 what a toolchain adds, such as sanitizers.
@@ -33,6 +33,8 @@ EXECUTORCH_LIBRARIES = (
     *("executorch", "executorch_kernels_optimized", "executorch_kernels_quantized"),
     *("executorch_backend_xnnpack", "executorch_threadpool"),
 )
+# With the delegate's sources, each compiled alone: they declare their part of the C library.
+LITERT_PROGRAMS = ("fuzz_litert", "threads")
 HARNESSES = sorted(path.stem for path in NATIVE.glob("fuzz_*.cc") if path.stem != "fuzz_main")
 UNDEFINED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 
@@ -71,6 +73,12 @@ def sanitized(compiler: str) -> Toolchain:
     return Toolchain((compiler, *flags), TARGETS[host_target()], ("-O1",), ("-O1",))
 
 
+def race_detecting(compiler: str) -> Toolchain:
+    """For this machine, watched by ThreadSanitizer, which no other sanitizer may stand beside."""
+    flags = ("-g1", "-Wno-psabi", "-fsanitize=thread")
+    return Toolchain((compiler, *flags), TARGETS[host_target()], ("-O1",), ("-O1", "-pthread"))
+
+
 def fuzzing(clang: str) -> Toolchain:
     """For this machine, with libFuzzer, AddressSanitizer and UBSan."""
     base = sanitized(clang)
@@ -95,7 +103,7 @@ def zig(triple: str) -> tuple[str, ...]:
 
 
 def compiled(program: str, toolchain: Toolchain) -> Path:
-    """``kernels_test`` or a harness, compiled if it is not in the cache yet."""
+    """``kernels_test``, ``threads`` or a harness, compiled if it is not in the cache yet."""
     objects = [_object(job, toolchain) for job in kernel_jobs(toolchain.target)]
     flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{BACKENDS}")
     shared = (BACKENDS / "kernels" / "reference.cc", BACKENDS / "region" / "region.cc")
@@ -173,7 +181,9 @@ def _sources_of(program: str, toolchain: Toolchain) -> Iterator[Path]:
         yield from sorted(NATIVE.glob("*_test.cc"))
         return
     yield NATIVE / f"{program}.cc"
-    if not toolchain.fuzzer:
+    if program in LITERT_PROGRAMS:
+        yield from sorted((BACKENDS / "litert").glob("*.cc"))
+    if program in HARNESSES and not toolchain.fuzzer:
         yield NATIVE / "fuzz_main.cc"
 
 
@@ -188,8 +198,9 @@ def _object(job: tuple[str, ...], toolchain: Toolchain) -> Path:
 
 def _made(arguments: tuple[str, ...], command: tuple[str, ...]) -> Path:
     """The output of one compiler run, under a hash of all that goes into it."""
-    read = [*BACKENDS.rglob("*"), *(() if "-c" in arguments else NATIVE.glob("*"))]
-    held = [(str(file), files.sha256_of(file)) for file in sorted(read) if file.is_file()]
+    folders = (BACKENDS / "kernels",) if "-c" in arguments else (BACKENDS, NATIVE)
+    read = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    held = [(str(file), files.sha256_of(file)) for file in read]
     key = files.content_hash(held, command, arguments)
     path = cache_dir() / "native" / (f"{key}.o" if "-c" in arguments else key)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,8 +69,11 @@ const char* tensors_of(const TfLiteContext& context, const Node& node, Tensors* 
   if (!look_up(context, node.inputs, node.input_count, tensors->inputs) ||
       !look_up(context, node.outputs, node.output_count, tensors->outputs))
     return "a tensor that is left out";
-  for (int i = 0; i < node.output_count; ++i)
+  for (int i = 0; i < node.output_count; ++i) {
     if (tensors->outputs[i]->type != kTfLiteFloat32) return "an output that is not float32";
+    if (tensors->outputs[i]->allocation_type == kTfLiteMmapRo)
+      return "an output that is a constant";
+  }
   return nullptr;
 }
 
@@ -198,11 +201,11 @@ void release(TfLiteContext*, void* data) {
   free(node);
 }
 
-// Sizes that are known only when it runs.
+// Sizes that are known only when it runs. Outputs that once were dynamic remain so.
 bool is_dynamic(const TfLiteContext& context, const Node& node) {
   for (int i = 0; i < node.input_count; ++i)
     if (context.tensors[node.inputs[i]].allocation_type == kTfLiteDynamic) return true;
-  return false;
+  return context.tensors[node.outputs[0]].allocation_type == kTfLiteDynamic;
 }
 
 void make_dynamic(TfLiteTensor* tensor) {
@@ -231,12 +234,14 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* self) {
   return plan(context, node, &call);
 }
 
-bool has_memory(const TfLiteContext& context, const Node& node, const Call& call) {
+bool has_all_memory(const TfLiteContext& context, const Node& node, const Call& call) {
   for (int i = 0; i < node.input_count; ++i)
-    if (!context.tensors[node.inputs[i]].data) return false;
+    if (!has_memory(context.tensors[node.inputs[i]])) return false;
   for (int i = 0; i < node.output_count; ++i)
-    if (!context.tensors[node.outputs[i]].data) return false;
-  return context.tensors[node.workspace].bytes >= workspace_bytes(call, node.threads);
+    if (!has_memory(context.tensors[node.outputs[i]], call.rank, call.dims)) return false;
+  const TfLiteTensor& workspace = context.tensors[node.workspace];
+  const size_t wanted = workspace_bytes(call, node.threads);
+  return !wanted || (workspace.data && workspace.bytes >= wanted);
 }
 
 TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
@@ -246,7 +251,7 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
       plan(context, node, &call))
     return kTfLiteError;
   const char* reason = call_of(*context, *node, &call);
-  if (!reason && !has_memory(*context, *node, call)) reason = "a tensor without memory";
+  if (!reason && !has_all_memory(*context, *node, call)) reason = "a tensor without memory";
   if (reason) return refuse(context, *node, reason);
   run_shared(*node->op, call, node->threads, context->tensors[node->workspace].data);
   return kTfLiteOk;

@@ -19,7 +19,7 @@ constexpr double kSpeed = 5;
 enum { kActivation, kKeepDims, kFormat };
 
 bool is_constant(const TfLiteTensor& tensor) {
-  return tensor.allocation_type == kTfLiteMmapRo && tensor.data;
+  return tensor.allocation_type == kTfLiteMmapRo && has_memory(tensor);
 }
 
 // A scale for each output; null when they are quantised in another way.
@@ -39,11 +39,13 @@ const char* read_weights(const Tensors& t, EpLinear* linear) {
     return "weights that are not int8 of rank 2";
   linear->out = weights.dims->data[0];
   if (weights.dims->data[1] != linear->in) return "weights for another number of inputs";
+  // Before anything of that size is read.
+  if (const char* reason = ep_linear_refuses(linear)) return reason;
   if (!scales_of(weights, linear->out)) return "weights without a scale for each output";
   if (t.input_count == 3 && !is_row(*t.inputs[2], linear->out)) return "a bias of another size";
   for (int i = 1; i < t.input_count; ++i)
     if (!is_constant(*t.inputs[i])) return "weights that are no constants";
-  return ep_linear_refuses(linear);
+  return nullptr;
 }
 
 const char* call(const Attributes& attributes, const Tensors& t, int32_t threads, Call* call) {

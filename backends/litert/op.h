@@ -64,16 +64,29 @@ static inline bool is_row(const TfLiteTensor& tensor, int width) {
   return is_float(tensor, 1) && tensor.dims->data[0] == width;
 }
 
+// Whether there is memory for these dimensions, all at least 1. Sparse constants have less than for
+// their own, and what a tensor had when sizes were planned may not be what it has now.
+static inline bool has_memory(const TfLiteTensor& tensor, int rank, const int* dims) {
+  size_t bytes = tensor.type == kTfLiteFloat32 ? sizeof(float) : 1;
+  for (int i = 0; i < rank; ++i) bytes *= static_cast<size_t>(dims[i]);
+  return tensor.data && tensor.bytes >= bytes;
+}
+static inline bool has_memory(const TfLiteTensor& tensor) {
+  return has_memory(tensor, tensor.dims->size, tensor.dims->data);
+}
+
 // All dimensions but the last are rows; null, or the reason why not.
 static inline const char* read_rows(const TfLiteTensor& x, int32_t* rows, int32_t* width) {
   if (x.type != kTfLiteFloat32 || !x.dims || x.dims->size < 1) return "x that is not float32";
   if (x.dims->size > kMostRank) return "x of too many dimensions";
+  for (int i = 0; i < x.dims->size; ++i)
+    if (x.dims->data[i] < 1) return "no tokens";
   int64_t count = 1;
   for (int i = 0; i + 1 < x.dims->size; ++i)
     if ((count *= x.dims->data[i]) > INT32_MAX) return "too many tokens";
   *rows = static_cast<int32_t>(count);
   *width = x.dims->data[x.dims->size - 1];
-  return count < 1 || *width < 1 ? "no tokens" : nullptr;
+  return nullptr;
 }
 
 static inline void set_dims(const TfLiteIntArray& from, int last, Call* call) {

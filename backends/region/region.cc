@@ -25,7 +25,7 @@ struct Region {
 namespace {
 
 constexpr uint32_t kVersion = 1;
-constexpr uint64_t kMost = uint64_t{1} << 31;  // of anything that is counted
+constexpr uint64_t kMost = uint64_t{1} << 31;  // anything that is counted is below it
 constexpr size_t kLine = 64;
 
 const EpAttentionKernel& attention_kernel() {
@@ -248,7 +248,7 @@ const char* check_header(const RegionHeader& h, size_t count) {
   const uint64_t numbers[] = {h.tensors,     h.nodes,       h.inputs,    h.outputs,
                               h.arena_bytes, h.float_bytes, h.int8_bytes};
   for (uint64_t number : numbers)
-    if (number > kMost) return "a size is out of bounds";
+    if (number >= kMost) return "a size is out of bounds";
   if (count != sizeof h + h.tensors * sizeof(TensorRecord) + h.nodes * sizeof(NodeRecord) +
                    h.float_bytes + h.int8_bytes)
     return "cut short, or too long";

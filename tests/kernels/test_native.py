@@ -1,4 +1,4 @@
-"""Kernels equal their references and touch nothing else, under AddressSanitizer and UBSan."""
+"""Kernels equal their references and touch nothing else, nor do the delegates, under sanitizers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from native_programs import (
     Toolchain,
     compiled,
     host_compiler,
+    race_detecting,
     run_kernels_test,
     sanitized,
 )
@@ -19,10 +20,15 @@ CASES, INPUTS = 150, 10_000
 
 
 @pytest.fixture(scope="module")
-def toolchain() -> Toolchain:
-    compiler = host_compiler()
-    if compiler is None:
+def compiler() -> str:
+    found = host_compiler()
+    if found is None:
         pytest.skip("no C++ compiler for this machine: apt-get install g++")
+    return found
+
+
+@pytest.fixture(scope="module")
+def toolchain(compiler: str) -> Toolchain:
     return sanitized(compiler)
 
 
@@ -41,4 +47,10 @@ def test_every_kernel_equals_its_reference_and_stays_in_its_buffers(toolchain: T
 def test_no_input_leads_out_of_bounds(harness: str, toolchain: Toolchain) -> None:
     program = compiled(harness, toolchain)
     ended = subprocess.run([str(program), str(INPUTS)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_threads_that_share_regions_and_calls_do_not_race(compiler: str) -> None:
+    program = compiled("threads", race_detecting(compiler))
+    ended = subprocess.run([str(program)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

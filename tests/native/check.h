@@ -85,6 +85,10 @@ class Guarded {
   T* data() { return reinterpret_cast<T*>(first_ + slack_); }
   T& operator[](size_t i) { return data()[i]; }
   size_t size() const { return count_; }
+  // As tensors that a runtime lends, or has mapped from a file.
+  void forbid_writing() {
+    if (inside_) REQUIRE(!mprotect(first_, inside_, PROT_READ));
+  }
   // NaN, as floats.
   void spoil() {
     if (count_) memset(data(), 0xff, count_ * sizeof(T));

@@ -1,16 +1,13 @@
 // Any bytes are refused as a region, or run inside the tensors that they name.
-#include <memory>
 #include <vector>
 
-#include "check.h"
-#include "region/region.h"
+#include "bytes.h"
+#include "region_writer.h"
 
 namespace {
 
-using edgeprune::NodeRecord;
 using edgeprune::Region;
 using edgeprune::RegionHeader;
-using edgeprune::TensorRecord;
 
 constexpr uint64_t kMemory = 1 << 22;
 constexpr int64_t kElements = 1 << 16;
@@ -24,84 +21,89 @@ class InTurn final : public edgeprune::Threads {
   }
 };
 
-// Numbers out of the fuzzer's bytes; 0 when they are used up.
-class Bytes {
+// A region that is in order: some nodes of any kind, each reading inputs, constants and what nodes
+// before it wrote, and writing to the arena or to an output.
+class AnyRegion {
  public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
-  uint8_t byte() { return left_ ? (--left_, *data_++) : 0; }
-  int32_t size() { return 1 + byte() % 9; }
-  size_t left() const { return left_; }
+  explicit AnyRegion(Bytes& bytes) : bytes_(bytes), batch_(bytes.few()) {
+    const int32_t tokens = bytes.few(), heads = bytes.few(), width = heads * bytes.few();
+    rows_.push_back({region_.input(batch_, tokens, width), tokens, width});
+    for (int count = bytes.few(); count > 0; --count) {
+      const int kind = bytes.byte() % 3;
+      kind == 0 ? layer_norm() : kind == 1 ? linear() : attention(heads);
+    }
+    // Whatever was drawn, an output is written.
+    region_.layer_norm(0, -1, region_.output(batch_, tokens, width), -1);
+  }
+  std::vector<uint8_t> bytes() const { return region_.bytes(); }
 
  private:
-  const uint8_t* data_;
-  size_t left_;
+  struct Rows {
+    int tensor;
+    int32_t tokens, width;
+  };
+
+  // Read by nodes to come, also where it is an output.
+  int written(int32_t tokens, int32_t width) {
+    const int tensor = bytes_.one_in(4) ? region_.output(batch_, tokens, width)
+                                        : region_.arena(batch_, tokens, width);
+    rows_.push_back({tensor, tokens, width});
+    return tensor;
+  }
+  Rows any() { return rows_[bytes_.byte() % rows_.size()]; }
+  // One of that shape, perhaps the same, or a new input.
+  int like(Rows wanted) {
+    const Rows found = any();
+    if (found.tokens == wanted.tokens && found.width == wanted.width) return found.tensor;
+    return bytes_.one_in(2) ? wanted.tensor : region_.input(batch_, wanted.tokens, wanted.width);
+  }
+
+  void layer_norm() {
+    const Rows x = any();
+    const int residual = bytes_.one_in(2) ? like(x) : -1;
+    const int sum = bytes_.one_in(2) ? written(x.tokens, x.width) : -1;
+    const bool in_place = bytes_.one_in(4) && x.tensor != rows_[0].tensor;
+    region_.layer_norm(x.tensor, residual, in_place ? x.tensor : written(x.tokens, x.width), sum);
+  }
+
+  // Up to three that read the same, which is quantised once.
+  void linear() {
+    const Rows x = any();
+    for (int count = 1 + bytes_.byte() % 3; count > 0; --count) {
+      const int32_t out = bytes_.few() * bytes_.few();
+      region_.linear(x.tensor, written(x.tokens, out), bytes_.one_in(2), bytes_.byte() % 3);
+    }
+  }
+
+  void attention(int32_t heads) {
+    const Rows q = any(), k = any();
+    if (q.width % heads) return;
+    const int32_t dim = q.width / heads, kv_heads = k.width / dim;
+    if (k.width % dim || kv_heads < 1 || heads % kv_heads) return;
+    const auto some = [&](int32_t whole) { return bytes_.one_in(2) ? 1 : whole; };
+    const int mask =
+        bytes_.one_in(2) ? region_.input(some(heads), some(q.tokens), k.tokens, some(batch_)) : -1;
+    const int v = like(k);
+    region_.attention(q.tensor, k.tensor, v, mask, written(q.tokens, q.width),
+                      {heads, kv_heads, bytes_.byte() % 2});
+  }
+
+  Bytes& bytes_;
+  RegionWriter region_;
+  const int32_t batch_;
+  std::vector<Rows> rows_;
 };
 
-// A region that is in order: a normalised sum, a linear layer that reads it, attention on that.
-class Writer {
- public:
-  explicit Writer(Bytes& bytes) {
-    const int32_t batch = bytes.size(), tokens = bytes.size(), in = bytes.size();
-    const int32_t heads = bytes.size(), width = heads * bytes.size();
-    const int x = add(TensorRecord::kInput, 0, batch, tokens, in);
-    const int weight = add(TensorRecord::kFloats, take(floats_, 4 * in), 1, 1, in);
-    const int normed =
-        add(TensorRecord::kArena, take(arena_, 4 * batch * tokens * in), batch, tokens, in);
-    const int scales = add(TensorRecord::kFloats, take(floats_, 4 * width), 1, 1, width);
-    const int matrix = add(TensorRecord::kInt8s, take(int8s_, width * in), 1, width, in);
-    const int q =
-        add(TensorRecord::kArena, take(arena_, 4 * batch * tokens * width), batch, tokens, width);
-    const int mask = add(TensorRecord::kInput, 1, 1, 1, tokens);
-    const int out = add(TensorRecord::kOutput, 0, batch, tokens, width);
-    const int residual = bytes.byte() % 2 ? x : -1, bias = bytes.byte() % 2 ? scales : -1;
-    node({NodeRecord::kLayerNorm, {x, residual, weight, weight, normed, -1}, {}, 1e-5f, 0});
-    node({NodeRecord::kLinearInt8,
-          {normed, matrix, scales, bias, q, -1},
-          {bytes.byte() % 3, 0, 0},
-          0,
-          0});
-    const int32_t causal = bytes.byte() % 2;
-    node({NodeRecord::kAttention, {q, q, q, mask, out, -1}, {heads, heads, causal}, 0.5f, 0});
+// Changes a byte, or a number of the header, the tensors or the nodes to one that may be too large.
+void damage(std::vector<uint8_t>& bytes, Bytes& source) {
+  size_t place = (source.byte() << 8 | source.byte()) % bytes.size();
+  if (source.one_in(2)) {
+    bytes[place] = source.byte();
+  } else if (place / 4 * 4 + 4 <= bytes.size()) {
+    const int32_t number = source.size();
+    memcpy(&bytes[place / 4 * 4], &number, sizeof number);
   }
-
-  std::vector<uint8_t> bytes() const {
-    const RegionHeader header{{'E', 'P', 'R', 'G'},
-                              1,
-                              static_cast<uint32_t>(tensors_.size()),
-                              static_cast<uint32_t>(nodes_.size()),
-                              2,
-                              1,
-                              arena_,
-                              floats_,
-                              int8s_};
-    std::vector<uint8_t> all;
-    append(all, &header, sizeof header);
-    append(all, tensors_.data(), tensors_.size() * sizeof(TensorRecord));
-    append(all, nodes_.data(), nodes_.size() * sizeof(NodeRecord));
-    all.resize(all.size() + floats_ + int8s_, 1);
-    return all;
-  }
-
- private:
-  static void append(std::vector<uint8_t>& all, const void* from, size_t count) {
-    const uint8_t* first = static_cast<const uint8_t*>(from);
-    all.insert(all.end(), first, first + count);
-  }
-  static uint64_t take(uint64_t& from, int32_t bytes) {
-    const uint64_t offset = from;
-    from += (bytes + 63) / 64 * 64;
-    return offset;
-  }
-  int add(TensorRecord::Place place, uint64_t offset, int32_t a, int32_t b, int32_t c) {
-    tensors_.push_back({place, 0, {1, a, b, c}, offset});
-    return static_cast<int>(tensors_.size()) - 1;
-  }
-  void node(const NodeRecord& record) { nodes_.push_back(record); }
-
-  std::vector<TensorRecord> tensors_;
-  std::vector<NodeRecord> nodes_;
-  uint64_t arena_ = 0, floats_ = 0, int8s_ = 0;
-};
+}
 
 using Tensor = std::unique_ptr<Guarded<float>>;
 
@@ -134,6 +136,7 @@ void run(const Region& region) {
     if (region_output_size(region, i) > kElements) return;
   const auto inputs = tensors(region, region_inputs(region), edgeprune::region_input_size);
   const auto outputs = tensors(region, region_outputs(region), edgeprune::region_output_size);
+  for (const Tensor& input : inputs) input->forbid_writing();
   const auto read = places(inputs), written = places(outputs);
   InTurn threads;
   for (int node = 0; node < region_nodes(region); ++node)
@@ -143,21 +146,20 @@ void run(const Region& region) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  Bytes source(data, size);
-  const bool whole = source.byte() % 4 == 0;
+  // What is done to a region comes first: what it is may use up all bytes.
+  const size_t first = size < 16 ? size : 16;
+  Bytes changes(data, first), source(data + first, size - first);
   std::vector<uint8_t> bytes(data, data + size);
-  if (!whole) {
-    bytes = Writer(source).bytes();
-    // Up to a few bytes of it changed.
-    for (int changes = source.byte() % 4; changes > 0 && source.left(); --changes) {
-      const size_t place = (source.byte() << 8 | source.byte()) % bytes.size();
-      bytes[place] = source.byte();
-    }
-    if (source.byte() % 8 == 0) bytes.resize(bytes.size() - source.byte() % 64);
+  const uint8_t kind = changes.byte();
+  const int threads = changes.few();
+  if (kind % 8) {
+    bytes = AnyRegion(source).bytes();
+    for (int count = kind / 8 % 4; count > 0 && changes.left(); --count) damage(bytes, changes);
+    if (kind / 32 == 0) bytes.resize(bytes.size() - changes.byte() % 64);
   }
   if (!is_small(bytes)) return 0;
   const char* why_not = nullptr;
-  Region* region = edgeprune::region_load(bytes.data(), bytes.size(), 2, &why_not);
+  Region* region = edgeprune::region_load(bytes.data(), bytes.size(), threads, &why_not);
   REQUIRE((region == nullptr) == (why_not != nullptr));
   if (region) run(*region);
   edgeprune::region_free(region);

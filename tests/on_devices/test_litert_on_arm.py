@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from litert_networks import WIDTH, FeedForward, GroupedCausal, converted, grouped_inputs
+from litert_networks import WIDTH, GroupedCausal, converted
 from models import inputs, model, noise
 from numpy.typing import NDArray
 
@@ -19,8 +19,6 @@ from edgeprune.kernels.targets import host_target
 from edgeprune.lower import Lowering, Precision, lower_graph
 
 TOOL = Path(__file__).parents[2] / "tools" / "check_litert_delegate.py"
-# Of the largest output, between machines.
-TOLERANCE = 1e-5
 PROCESSORS = ("max", "cortex-a76", "cortex-a72")
 
 
@@ -28,12 +26,11 @@ def lowered(name: str, precision: Precision) -> bytes:
     return lower_graph(model(name), inputs(name, batch=1), Lowering(precision, "litert")).data
 
 
-# The file, the nodes that are ours, and how far they may be from LiteRT's own. Lowering leaves
-# linear layers to LiteRT; ours round x to 8 bits, which what runs instead of them does not.
+# The file, the nodes that are ours on Arm, and how far outputs may be apart, of ours and LiteRT's
+# own and of two machines: with AVX-512 VNNI int8 linears are ours too, which round x otherwise.
 CASES: dict[str, tuple[Callable[[], bytes], int, float]] = {
     "vit fp32": (lambda: lowered("vit", "fp32"), 7, 1e-5),
-    "bert int8": (lambda: lowered("bert", "int8"), 7, 1e-5),
-    "our int8 linears": (lambda: converted(FeedForward(), grouped_inputs()), 2, 2e-2),
+    "bert int8": (lambda: lowered("bert", "int8"), 7, 2e-2),
     # Enough work for two threads of ours.
     "512 tokens": (lambda: converted(GroupedCausal(), (noise(1, 512, WIDTH, seed=0),)), 1, 1e-5),
 }
@@ -49,7 +46,8 @@ def outputs(file: Path, command: list[str], target: str, case: str) -> NDArray[n
     assert ended.returncode == 0, ended.stdout + ended.stderr
     said = json.loads(ended.stdout)
     assert said["machine"] == target.split("-")[0]
-    assert said["claimed"] == claimed
+    assert said["claimed"] >= claimed
+    assert said["claimed"] == claimed or target == host_target()
     (output,) = np.load(saved).values()
     saved.unlink()
     return np.asarray(output)
@@ -66,4 +64,4 @@ def test_the_delegate_gives_on_arm_what_it_gives_here(
     python = ["-E", folders, str(devices / "arm64" / "usr" / "bin" / "python3.13")]
     for cpu in PROCESSORS:
         got = outputs(file, [*emulate(cpu), *python], "aarch64-linux", case)
-        assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max(), cpu
+        assert np.abs(got - wanted).max() <= CASES[case][2] * np.abs(wanted).max(), cpu
