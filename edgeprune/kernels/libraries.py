@@ -82,8 +82,8 @@ class Library:
         folders = list(found.submodule_search_locations or ()) if found else []
         if target != host_target() or not folders:
             raise InputError(
-                f"{self.file} for {target} is built against {self.package}'s wheel for it: give "
-                "the folder where that was unpacked."
+                f"{self.file} for {target} is built against {self.package}'s wheel for it. Unpack "
+                f"that, and give its folder: --sdk FOLDER/{self.package}"
             )
         return Path(folders[0])
 
