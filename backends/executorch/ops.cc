@@ -21,20 +21,11 @@ bool is_plain(const Tensor& x, int rank) {
          executorch::runtime::tensor_is_default_dim_order(x);
 }
 
-// A mask [batch or 1, heads or 1, queries or 1, keys].
 bool read_mask(const Tensor& mask, EpAttention* a) {
-  if (!is_plain(mask, 4) || mask.size(3) != a->keys) return false;
-  const int64_t wanted[] = {a->batch, a->heads, a->queries};
-  int64_t* strides[] = {&a->mask_batch, &a->mask_head, &a->mask_query};
-  int64_t stride = a->keys;
-  for (int axis = 2; axis >= 0; --axis) {
-    const int64_t size = mask.size(axis);
-    if (size != 1 && size != wanted[axis]) return false;
-    *strides[axis] = size == 1 ? 0 : stride;
-    stride *= size;
-  }
-  a->mask = mask.const_data_ptr<float>();
-  return true;
+  if (!is_plain(mask, 4)) return false;
+  int32_t sizes[4];
+  for (int axis = 0; axis < 4; ++axis) sizes[axis] = static_cast<int32_t>(mask.size(axis));
+  return ep_attention_set_mask(a, mask.const_data_ptr<float>(), sizes);
 }
 
 bool is_whole(int64_t number) { return number > 0 && number <= INT32_MAX; }
@@ -53,24 +44,13 @@ bool read_sizes(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads
 
 // False when there is no memory, or the threads failed.
 bool run(const EpAttention& a, edgeprune::RuntimeThreads& threads) {
-  struct Task {
-    const EpAttention& a;
-    int steps, parts;
-    size_t bytes;
-    char* memory;
-  } task{a, kKernel->steps(&a), 0, kKernel->workspace_bytes(&a), nullptr};
-  if (!task.steps) return true;
-  task.parts = a.threads < task.steps ? a.threads : task.steps;
-  task.memory = static_cast<char*>(malloc(task.bytes * task.parts));
-  if (!task.memory) return false;
-  const auto work = [](void* held, int part) {
-    const Task& t = *static_cast<Task*>(held);
-    const auto from = [&t](int p) { return static_cast<int>(int64_t{t.steps} * p / t.parts); };
-    kKernel->run(&t.a, from(part), from(part + 1), t.memory + part * t.bytes);
-  };
-  const bool done =
-      task.parts == 1 ? (work(&task, 0), true) : threads.each(task.parts, work, &task);
-  free(task.memory);
+  const size_t bytes = kKernel->workspace_bytes(&a);
+  char* memory = static_cast<char*>(malloc(bytes * a.threads));
+  if (!memory) return false;
+  const bool done = edgeprune::share(
+      threads, a.threads, kKernel->steps(&a),
+      [&](int part, int first, int last) { kKernel->run(&a, first, last, memory + part * bytes); });
+  free(memory);
   return done;
 }
 

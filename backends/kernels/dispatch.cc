@@ -159,6 +159,21 @@ extern "C" const EpLinearKernel* ep_linear_kernel(const char* name) {
 
 extern "C" const EpNormKernel* ep_norm_kernel(const char* name) { return chosen(kNorm, name); }
 
+extern "C" int32_t ep_attention_set_mask(EpAttention* a, const float* mask,
+                                         const int32_t sizes[4]) {
+  const int32_t whole[] = {a->batch, a->heads, a->queries};
+  int64_t* strides[] = {&a->mask_batch, &a->mask_head, &a->mask_query};
+  if (sizes[3] != a->keys) return false;
+  int64_t stride = a->keys;
+  for (int axis = 2; axis >= 0; --axis) {
+    if (sizes[axis] != 1 && sizes[axis] != whole[axis]) return false;
+    *strides[axis] = sizes[axis] == 1 ? 0 : stride;
+    stride *= sizes[axis];
+  }
+  a->mask = mask;
+  return true;
+}
+
 extern "C" int32_t ep_attention_real_keys(const EpAttention* a) {
   constexpr float kPadding = -1e8f, kReal = -1e4f;
   if (!a->mask || a->batch != 1 || a->mask_head || a->mask_query) return a->keys;

@@ -53,6 +53,10 @@ typedef struct {
 // Null when these sizes are valid, else the reason why not.
 EP_PUBLIC const char* ep_attention_refuses(const EpAttention*);
 
+// The mask's strides, from its sizes [batch or 1, heads or 1, queries or 1, keys]; false when it
+// has others than this call, whose sizes are known.
+EP_PUBLIC int32_t ep_attention_set_mask(EpAttention*, const float* mask, const int32_t sizes[4]);
+
 // Keys up to the last one that a mask over keys alone lets through (batch 1), for ``lengths``:
 // files of one size are run on shorter texts, and a key that 1e8 is taken from adds nothing.
 EP_PUBLIC int32_t ep_attention_real_keys(const EpAttention*);

@@ -8,23 +8,6 @@ const EpAttentionKernel* const kKernel = ep_attention_kernel(nullptr);
 
 enum { kHeads, kKvHeads, kScale, kCausal };
 
-// The mask broadcasts over all but the keys.
-const char* read_mask(const TfLiteTensor& mask, EpAttention* a) {
-  if (!is_float(mask, 4)) return "a mask that is not float32 of rank 4";
-  const int wanted[3] = {a->batch, a->heads, a->queries};
-  int64_t* strides[3] = {&a->mask_batch, &a->mask_head, &a->mask_query};
-  if (mask.dims->data[3] != a->keys) return "a mask over another number of keys";
-  int64_t stride = a->keys;
-  for (int axis = 2; axis >= 0; --axis) {
-    const int size = mask.dims->data[axis];
-    if (size != 1 && size != wanted[axis]) return "a mask that does not broadcast";
-    *strides[axis] = size == 1 ? 0 : stride;
-    stride *= size;
-  }
-  a->mask = static_cast<const float*>(mask.data);
-  return nullptr;
-}
-
 const char* read_sizes(const Attributes& attributes, const Tensors& t, EpAttention* a) {
   const double* number = attributes.numbers;
   if (!is_whole(number[kHeads]) || !is_whole(number[kKvHeads]) || !is_whole(number[kCausal]))
@@ -56,8 +39,14 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t threads
   EpAttention* a = &call->attention;
   *a = EpAttention{};
   const char* reason = read_sizes(attributes, t, a);
-  if (!reason && t.input_count == 4) reason = read_mask(*t.inputs[3], a);
   if (reason) return reason;
+  if (t.input_count == 4) {
+    const TfLiteTensor& mask = *t.inputs[3];
+    if (!is_float(mask, 4)) return "a mask that is not float32 of rank 4";
+    if (mask.dims->data[3] != a->keys) return "a mask over another number of keys";
+    if (!ep_attention_set_mask(a, static_cast<const float*>(mask.data), mask.dims->data))
+      return "a mask that does not broadcast";
+  }
   a->threads = threads;
   a->q = static_cast<const float*>(t.inputs[0]->data);
   a->k = static_cast<const float*>(t.inputs[1]->data);

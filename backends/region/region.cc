@@ -89,24 +89,6 @@ struct Operands {
   }
 };
 
-// ``count`` pieces of work in as many runs of neighbours as there are threads.
-template <class Run>
-bool share(Threads& threads, int most, int count, Run run) {
-  struct Task {
-    Run& run;
-    int count, parts;
-  } task{run, count, 0};
-  const int wanted = threads.count() < most ? threads.count() : most;
-  task.parts = wanted < 1 ? 1 : wanted < count ? wanted : count;
-  const auto work = [](void* held, int part) {
-    const Task& t = *static_cast<Task*>(held);
-    const auto from = [&t](int p) { return static_cast<int>(int64_t{t.count} * p / t.parts); };
-    t.run(part, from(part), from(part + 1));
-  };
-  if (task.parts == 1) return work(&task, 0), true;
-  return threads.each(task.parts, work, &task);
-}
-
 // ---- attention
 
 EpAttention attention_of(const Region& r, const NodeRecord& node) {
@@ -117,14 +99,6 @@ EpAttention attention_of(const Region& r, const NodeRecord& node) {
   call.head_dim = call.heads > 0 ? q.dims[3] / call.heads : 0;
   call.scale = node.real;
   call.threads = r.threads;
-  if (const TensorRecord* mask = operand(r, node, 3)) {
-    int64_t step[4], size = 1;
-    for (int axis = 3; axis >= 0; --axis) {
-      step[axis] = mask->dims[axis] == 1 ? 0 : size;
-      size *= mask->dims[axis];
-    }
-    call.mask_batch = step[0], call.mask_head = step[1], call.mask_query = step[2];
-  }
   return call;
 }
 
@@ -140,17 +114,17 @@ const char* check_attention(const Region& r, const NodeRecord& node) {
   if (q->dims[3] != call.heads * call.head_dim || k->dims[3] != call.kv_heads * call.head_dim ||
       k->dims[1] != call.batch)
     return "attention: heads and widths do not agree";
-  if (!mask) return nullptr;
-  const int32_t whole[] = {call.batch, call.heads, call.queries};
-  for (int axis = 0; axis < 3; ++axis)
-    if (mask->dims[axis] != 1 && mask->dims[axis] != whole[axis]) return "attention: a wrong mask";
-  return is_read(mask) && mask->dims[3] == call.keys ? nullptr : "attention: a wrong mask";
+  EpAttention masked = call;
+  if (!mask || (is_read(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
+    return nullptr;
+  return "attention: a wrong mask";
 }
 
 bool run_attention(const Region& r, const Operands& at, Threads& threads) {
   EpAttention call = attention_of(r, at.node);
-  call.q = at.at(0), call.k = at.at(1), call.v = at.at(2), call.mask = at.at(3),
-  call.out = at.at(4);
+  call.q = at.at(0), call.k = at.at(1), call.v = at.at(2), call.out = at.at(4);
+  if (const TensorRecord* mask = operand(r, at.node, 3))
+    ep_attention_set_mask(&call, at.at(3), mask->dims);
   const int32_t keys = ep_attention_real_keys(&call);
   if (call.batch == 1) call.lengths = &keys;
   const EpAttentionKernel& kernel = attention_kernel();

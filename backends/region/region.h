@@ -22,6 +22,25 @@ class Threads {
   ~Threads() = default;
 };
 
+// ``count`` pieces of work in as many runs of neighbours as there are threads.
+template <class Run>
+bool share(Threads& threads, int most, int count, Run run) {
+  struct Task {
+    Run& run;
+    int count, parts;
+  } task{run, count, 0};
+  if (!count) return true;
+  const int wanted = threads.count() < most ? threads.count() : most;
+  task.parts = wanted < 1 ? 1 : wanted < count ? wanted : count;
+  const auto work = [](void* held, int part) {
+    const Task& t = *static_cast<Task*>(held);
+    const auto from = [&t](int p) { return static_cast<int>(int64_t{t.count} * p / t.parts); };
+    t.run(part, from(part), from(part + 1));
+  };
+  if (task.parts == 1) return work(&task, 0), true;
+  return threads.each(task.parts, work, &task);
+}
+
 // The bytes: this header, the tensors, the nodes, constants in float32, weights in int8.
 struct RegionHeader {
   char magic[4];  // "EPRG"
