@@ -1,4 +1,5 @@
 // edgeprune.slim_attention: q, k, v and perhaps an additive mask -> out.
+// edgeprune.slim_attention_scores: the same, the mask with which tokens are real -> out, scores.
 #include "op.h"
 
 namespace {
@@ -31,22 +32,22 @@ const char* read_sizes(const Attributes& attributes, const Tensors& t, EpAttenti
   return ep_attention_refuses(a);
 }
 
-const char* call(const Attributes& attributes, const Tensors& t, int32_t threads, Call* call) {
-  if (t.input_count != 3 && t.input_count != 4) return "wanted 3 or 4 inputs";
-  if (t.output_count != 1) return "wanted one output";
+const char* read_mask(const TfLiteTensor& mask, EpAttention* a) {
+  if (!is_float(mask, 4)) return "a mask that is not float32 of rank 4";
+  if (mask.dims->data[3] != a->keys) return "a mask over another number of keys";
+  if (!ep_attention_set_mask(a, static_cast<const float*>(mask.data), mask.dims->data))
+    return "a mask that does not broadcast";
+  return nullptr;
+}
+
+const char* read_call(const Attributes& attributes, const Tensors& t, int32_t threads, Call* call) {
   for (int i = 0; i < 3; ++i)
     if (!is_float(*t.inputs[i], 3)) return "q, k or v that is not float32 of rank 3";
   EpAttention* a = &call->attention;
   *a = EpAttention{};
   const char* reason = read_sizes(attributes, t, a);
+  if (!reason && t.input_count > 3) reason = read_mask(*t.inputs[3], a);
   if (reason) return reason;
-  if (t.input_count == 4) {
-    const TfLiteTensor& mask = *t.inputs[3];
-    if (!is_float(mask, 4)) return "a mask that is not float32 of rank 4";
-    if (mask.dims->data[3] != a->keys) return "a mask over another number of keys";
-    if (!ep_attention_set_mask(a, static_cast<const float*>(mask.data), mask.dims->data))
-      return "a mask that does not broadcast";
-  }
   a->threads = threads;
   a->q = static_cast<const float*>(t.inputs[0]->data);
   a->k = static_cast<const float*>(t.inputs[1]->data);
@@ -55,22 +56,60 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t threads
   call->steps[0] = kKernel->steps(a);
   call->work = 4.0 * a->batch * a->queries * a->keys * a->heads * a->head_dim;
   call->own_bytes = kKernel->workspace_bytes(a);
-  set_dims(*t.inputs[0]->dims, t.inputs[0]->dims->data[2], call);
+  call->outputs[0] = dims_of(*t.inputs[0]->dims, -1, 0);
   return nullptr;
 }
 
-void run(const Call& call, int, int32_t first, int32_t last, const Workspace& workspace) {
+const char* call_plain(const Attributes& attributes, const Tensors& t, int32_t threads,
+                       Call* call) {
+  if (t.input_count != 3 && t.input_count != 4) return "wanted 3 or 4 inputs";
+  if (t.output_count != 1) return "wanted one output";
+  return read_call(attributes, t, threads, call);
+}
+
+const char* call_scored(const Attributes& attributes, const Tensors& t, int32_t threads,
+                        Call* call) {
+  if (t.input_count != 3 && t.input_count != 5) return "wanted 3 or 5 inputs";
+  if (t.output_count != 2) return "wanted two outputs";
+  if (const char* reason = read_call(attributes, t, threads, call)) return reason;
+  const EpAttention& a = call->attention;
+  if (a.queries != a.keys) return "scores of tokens that do not read each other";
+  if (t.input_count == 5) {
+    const TfLiteTensor& real = *t.inputs[4];
+    if (!is_float(real, 2) || real.dims->data[0] != a.batch || real.dims->data[1] != a.keys)
+      return "real tokens that are not float32 [batch, tokens]";
+    call->real = static_cast<const float*>(real.data);
+  }
+  call->scores = static_cast<float*>(t.outputs[1]->data);
+  call->steps[1] = 1;
+  call->shared_bytes = sizeof(float) * call->steps[0] * a.keys;
+  call->outputs[1] = Dims{2, {a.batch, a.keys}};
+  return nullptr;
+}
+
+void run(const Call& call, int phase, int32_t first, int32_t last, const Workspace& workspace) {
   EpAttention a = call.attention;
   const int32_t keys = ep_attention_real_keys(&a);
   if (a.batch == 1) a.lengths = &keys;
-  kKernel->run(&a, first, last, workspace.own);
+  if (call.scores) a.received = static_cast<float*>(workspace.shared);
+  a.query_weights = call.real;
+  if (phase == 0)
+    kKernel->run(&a, first, last, workspace.own);
+  else if (first < last)
+    ep_token_scores(&a, call.steps[0], call.real, call.scores);
 }
 
 }  // namespace
 
 const Op kSlimAttention = {"edgeprune.slim_attention",
                            {"heads", "kv_heads", "scale", "causal"},
-                           call,
+                           call_plain,
                            run,
                            nullptr,
                            nullptr};
+const Op kSlimAttentionScores = {"edgeprune.slim_attention_scores",
+                                 {"heads", "kv_heads", "scale", "causal"},
+                                 call_scored,
+                                 run,
+                                 nullptr,
+                                 nullptr};

@@ -1,4 +1,5 @@
-// An external delegate for LiteRT and TFLite that runs slim attention and layer norm.
+// An external delegate for LiteRT and TFLite that runs slim attention, layer norm and token
+// selection.
 //
 // It claims composites of our names, and custom ops of the same names; every node becomes a
 // delegate node of its own, so that no tensor between two of them is lost to the memory plan.
@@ -10,7 +11,7 @@
 
 namespace {
 
-const Op* const kNamed[] = {&kSlimAttention, &kLayerNorm};
+const Op* const kNamed[] = {&kSlimAttention, &kSlimAttentionScores, &kLayerNorm, &kTokenSelect};
 
 struct Plugin {
   TfLiteDelegate delegate;  // first: the runtime holds a pointer to it
@@ -161,7 +162,8 @@ TfLiteStatus plan(TfLiteContext* context, Node* node, Call* call) {
   const int size = static_cast<int>(floats);
   if (floats > 1u << 30) return refuse(context, *node, "a workspace over 4 GiB");
   for (int i = 0; i < node->output_count; ++i)
-    if (resize(context, node->outputs[i], call->rank, call->dims)) return kTfLiteError;
+    if (resize(context, node->outputs[i], call->outputs[i].rank, call->outputs[i].size))
+      return kTfLiteError;
   return resize(context, node->workspace, 1, &size);
 }
 
@@ -238,7 +240,7 @@ bool has_all_memory(const TfLiteContext& context, const Node& node, const Call& 
   for (int i = 0; i < node.input_count; ++i)
     if (!has_memory(context.tensors[node.inputs[i]])) return false;
   for (int i = 0; i < node.output_count; ++i)
-    if (!has_memory(context.tensors[node.outputs[i]], call.rank, call.dims)) return false;
+    if (!has_memory(context.tensors[node.outputs[i]], call.outputs[i])) return false;
   const TfLiteTensor& workspace = context.tensors[node.workspace];
   const size_t wanted = workspace_bytes(call, node.threads);
   return !wanted || (workspace.data && workspace.bytes >= wanted);

@@ -35,7 +35,7 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t, Call* 
   if (t.output_count > 1) norm->sum = static_cast<float*>(t.outputs[1]->data);
   call->steps[0] = norm->rows;
   call->work = 8.0 * norm->rows * norm->width;
-  set_dims(*t.inputs[0]->dims, norm->width, call);
+  for (Dims& dims : call->outputs) dims = dims_of(*t.inputs[0]->dims, -1, 0);
   return ep_norm_refuses(norm);
 }
 

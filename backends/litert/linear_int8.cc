@@ -68,8 +68,9 @@ const char* call(const Attributes& attributes, const Tensors& t, int32_t threads
   call->steps[1] = kKernel->steps(linear);
   call->work = 2.0 / kSpeed * linear->rows * linear->in * linear->out;
   call->shared_bytes = kKernel->quantised_bytes(linear->rows, linear->in);
-  set_dims(*t.inputs[0]->dims, linear->out, call);
-  if (!number[kKeepDims]) call->rank = 2, call->dims[0] = linear->rows, call->dims[1] = linear->out;
+  const TfLiteIntArray& dims = *t.inputs[0]->dims;
+  call->outputs[0] = number[kKeepDims] ? dims_of(dims, dims.size - 1, linear->out)
+                                       : Dims{2, {linear->rows, linear->out}};
   return nullptr;
 }
 

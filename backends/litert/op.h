@@ -5,18 +5,23 @@
 #include "../kernels/layer_norm.h"
 #include "../kernels/linear_int8.h"
 #include "../kernels/slim_attention.h"
+#include "../kernels/tokens.h"
 #include "flexbuffer.h"
 #include "tflite_abi.h"
 
 // A node's tensors as they are now. Before the first ``prepare`` they have no data.
 struct Tensors {
-  static constexpr int kMostInputs = 4, kMostOutputs = 2;
+  static constexpr int kMostInputs = 5, kMostOutputs = 2;
   const TfLiteTensor *inputs[kMostInputs], *outputs[kMostOutputs];
   int input_count, output_count;
   const void* packed;  // what the op made of constants
 };
 
 constexpr int kMostRank = 6;
+
+struct Dims {
+  int rank, size[kMostRank];
+};
 
 struct Attributes {
   static constexpr int kMost = 4;
@@ -30,12 +35,16 @@ struct Call {
     EpAttention attention;
     EpNorm norm;
     EpLinear linear;
+    EpTokenSelect select;
   };
-  const float* x;    // of a linear layer
+  const float* x;  // of a linear layer
+  const float*
+      real;  // tokens that attention scores, and where the scores go; null: none are wanted
+  float* scores;
   int32_t steps[2];  // of each phase; 0: there is none
   double work;       // what takes as long as this many float32 operations of attention
   size_t shared_bytes, own_bytes;  // workspace of all threads together, and of each
-  int rank, dims[kMostRank];       // of each output
+  Dims outputs[Tensors::kMostOutputs];
 };
 
 struct Workspace {
@@ -54,7 +63,7 @@ struct Op {
 };
 
 // Composites and custom ops of ours, and a builtin operator.
-extern const Op kSlimAttention, kLayerNorm, kFullyConnected;
+extern const Op kSlimAttention, kSlimAttentionScores, kLayerNorm, kTokenSelect, kFullyConnected;
 
 static inline bool is_float(const TfLiteTensor& tensor, int rank) {
   return tensor.type == kTfLiteFloat32 && tensor.dims && tensor.dims->size == rank;
@@ -70,6 +79,9 @@ static inline bool has_memory(const TfLiteTensor& tensor, int rank, const int* d
   size_t bytes = tensor.type == kTfLiteFloat32 ? sizeof(float) : 1;
   for (int i = 0; i < rank; ++i) bytes *= static_cast<size_t>(dims[i]);
   return tensor.data && tensor.bytes >= bytes;
+}
+static inline bool has_memory(const TfLiteTensor& tensor, const Dims& dims) {
+  return has_memory(tensor, dims.rank, dims.size);
 }
 static inline bool has_memory(const TfLiteTensor& tensor) {
   return has_memory(tensor, tensor.dims->size, tensor.dims->data);
@@ -89,10 +101,11 @@ static inline const char* read_rows(const TfLiteTensor& x, int32_t* rows, int32_
   return nullptr;
 }
 
-static inline void set_dims(const TfLiteIntArray& from, int last, Call* call) {
-  call->rank = from.size;
-  for (int i = 0; i < from.size; ++i) call->dims[i] = from.data[i];
-  call->dims[from.size - 1] = last;
+// Those of a tensor, but for one of them.
+static inline Dims dims_of(const TfLiteIntArray& from, int axis, int size) {
+  Dims dims{from.size, {}};
+  for (int i = 0; i < from.size; ++i) dims.size[i] = i == axis ? size : from.data[i];
+  return dims;
 }
 
 static inline bool is_whole(double number) {

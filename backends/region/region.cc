@@ -8,6 +8,7 @@
 #include "../kernels/layer_norm.h"
 #include "../kernels/linear_int8.h"
 #include "../kernels/slim_attention.h"
+#include "../kernels/tokens.h"
 
 namespace edgeprune {
 
@@ -17,14 +18,14 @@ struct Region {
   TensorRecord* tensors;
   NodeRecord* nodes;
   int64_t* sizes;  // elements of the inputs, then of the outputs
-  unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
-  size_t workspace_bytes;                                            // of one thread
+  unsigned char *floats, *arena, *quantised, *received, *workspaces, **packed;  // one a node
+  size_t workspace_bytes;                                                       // of one thread
   int threads;
 };
 
 namespace {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint64_t kMost = uint64_t{1} << 31;  // anything that is counted is below it
 constexpr size_t kLine = 64;
 
@@ -102,6 +103,17 @@ EpAttention attention_of(const Region& r, const NodeRecord& node) {
   return call;
 }
 
+// Scores are of tokens that read each other.
+const char* check_scores(const Region& r, const NodeRecord& node, const EpAttention& call) {
+  const TensorRecord *scores = operand(r, node, 5), *real = operand(r, node, 6);
+  if (!scores) return real ? "attention: real tokens, but no scores" : nullptr;
+  const int64_t tokens = int64_t{call.batch} * call.keys;
+  if (call.queries != call.keys || !is_written(scores) || size_of(*scores) != tokens)
+    return "attention: wrong scores";
+  if (real && (!is_read(real) || size_of(*real) != tokens)) return "attention: wrong real tokens";
+  return nullptr;
+}
+
 const char* check_attention(const Region& r, const NodeRecord& node) {
   const TensorRecord *q = operand(r, node, 0), *k = operand(r, node, 1), *v = operand(r, node, 2);
   const TensorRecord *mask = operand(r, node, 3), *out = operand(r, node, 4);
@@ -115,9 +127,9 @@ const char* check_attention(const Region& r, const NodeRecord& node) {
       k->dims[1] != call.batch)
     return "attention: heads and widths do not agree";
   EpAttention masked = call;
-  if (!mask || (is_read(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
-    return nullptr;
-  return "attention: a wrong mask";
+  if (mask && !(is_read(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
+    return "attention: a wrong mask";
+  return check_scores(r, node, call);
 }
 
 bool run_attention(const Region& r, const Operands& at, Threads& threads) {
@@ -127,10 +139,17 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
     ep_attention_set_mask(&call, at.at(3), mask->dims);
   const int32_t keys = ep_attention_real_keys(&call);
   if (call.batch == 1) call.lengths = &keys;
+  float* scores = at.at(5);
+  call.query_weights = at.at(6);
+  if (scores) call.received = reinterpret_cast<float*>(r.received);
   const EpAttentionKernel& kernel = attention_kernel();
-  return share(threads, r.threads, kernel.steps(&call), [&](int part, int first, int last) {
-    kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);
-  });
+  const int32_t steps = kernel.steps(&call);
+  if (!share(threads, r.threads, steps, [&](int part, int first, int last) {
+        kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);
+      }))
+    return false;
+  if (scores) ep_token_scores(&call, steps, at.at(6), scores);
+  return true;
 }
 
 // ---- layer norm
@@ -201,6 +220,39 @@ bool run_linear(const Region& r, const Operands& at, Threads& threads) {
                [&](int, int first, int last) { kernel.run(&call, first, last); });
 }
 
+// ---- token selection
+
+EpTokenSelect select_of(const Region& r, const NodeRecord& node) {
+  const TensorRecord &x = *operand(r, node, 0), &out = *operand(r, node, 3);
+  const int axis = node.whole[0];
+  EpTokenSelect call{1, x.dims[axis], 1, out.dims[axis], nullptr, nullptr, nullptr, nullptr};
+  for (int i = 0; i < axis; ++i) call.outer *= x.dims[i];
+  for (int i = axis + 1; i < 4; ++i) call.inner *= x.dims[i];
+  return call;
+}
+
+const char* check_select(const Region& r, const NodeRecord& node) {
+  const TensorRecord *x = operand(r, node, 0), *scores = operand(r, node, 1);
+  const TensorRecord *pinned = operand(r, node, 2), *out = operand(r, node, 3);
+  const int axis = node.whole[0];
+  if (!is_read(x) || !is_read(scores) || !is_written(out))
+    return "selection: an operand is missing";
+  if (axis < 0 || axis > 3) return "selection: an unknown dimension";
+  for (int i = 0; i < 4; ++i)
+    if (i != axis && x->dims[i] != out->dims[i]) return "selection: wrong dimensions";
+  for (const TensorRecord* vector : {scores, pinned})
+    if (vector && !is_vector(vector, x->dims[axis])) return "selection: wrong scores";
+  const EpTokenSelect call = select_of(r, node);
+  return ep_token_select_refuses(&call);
+}
+
+bool run_select(const Region& r, const Operands& at, Threads&) {
+  EpTokenSelect call = select_of(r, at.node);
+  call.x = at.at(0), call.scores = at.at(1), call.pinned = at.at(2), call.out = at.at(3);
+  ep_token_select(&call);
+  return true;
+}
+
 // ---- loading
 
 struct Op {
@@ -212,7 +264,8 @@ struct Op {
 const Op* op_of(uint32_t number) {
   static const Op ops[] = {{"slim_attention", check_attention, run_attention},
                            {"layer_norm", check_norm, run_norm},
-                           {"linear_int8", check_linear, run_linear}};
+                           {"linear_int8", check_linear, run_linear},
+                           {"token_select", check_select, run_select}};
   return number >= 1 && number <= sizeof ops / sizeof *ops ? ops + number - 1 : nullptr;
 }
 
@@ -296,13 +349,15 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
 
 // Memory for running, and the weights in the form that the kernels read.
 const char* reserve(Region& r, const unsigned char* weights) {
-  uint64_t quantised = 0, workspace = 0;
+  uint64_t quantised = 0, received = 0, workspace = 0;
   for (uint32_t n = 0; n < r.header.nodes; ++n) {
     const NodeRecord& node = r.nodes[n];
     if (node.op == NodeRecord::kAttention) {
       const EpAttention call = attention_of(r, node);
       const uint64_t bytes = attention_kernel().workspace_bytes(&call);
       workspace = bytes > workspace ? bytes : workspace;
+      const uint64_t parts = uint64_t{sizeof(float)} * attention_kernel().steps(&call) * call.keys;
+      if (operand(r, node, 5) && parts > received) received = parts;
     } else if (node.op == NodeRecord::kLinearInt8) {
       const EpLinear call = linear_of(r, node);
       const EpLinearKernel& kernel = linear_kernel();
@@ -322,8 +377,9 @@ const char* reserve(Region& r, const unsigned char* weights) {
   r.workspace_bytes = rounded(workspace);
   r.arena = take(r.header.arena_bytes);
   r.quantised = take(quantised);
+  r.received = take(received);
   r.workspaces = take(r.workspace_bytes * r.threads);
-  return r.arena && r.quantised && r.workspaces ? nullptr : "out of memory";
+  return r.arena && r.quantised && r.received && r.workspaces ? nullptr : "out of memory";
 }
 
 }  // namespace
@@ -347,8 +403,8 @@ void region_free(Region* region) {
   for (void* memory : {static_cast<void*>(region->tensors), static_cast<void*>(region->nodes),
                        static_cast<void*>(region->sizes), static_cast<void*>(region->floats),
                        static_cast<void*>(region->arena), static_cast<void*>(region->quantised),
-                       static_cast<void*>(region->workspaces), static_cast<void*>(region->packed),
-                       static_cast<void*>(region)})
+                       static_cast<void*>(region->received), static_cast<void*>(region->workspaces),
+                       static_cast<void*>(region->packed), static_cast<void*>(region)})
     free(memory);
 }
 

@@ -59,16 +59,16 @@ struct TensorRecord {
 struct NodeRecord {
   // Operands in order, -1 for one that is left out; numbers; a real number.
   enum Op : uint32_t {
-    kAttention = 1,  // q k v [mask] out; heads, kv_heads, causal; scale
+    kAttention = 1,  // q k v [mask] out [scores] [real]; heads, kv_heads, causal; scale
     kLayerNorm,      // x [residual] weight bias out [sum]; eps
     kLinearInt8,     // x weight scales [bias] out; activation
+    kTokenSelect,    // x scores [pinned] out; the place of the tokens in x's dims
   };
 
   uint32_t op;
-  int32_t operands[6];
+  int32_t operands[7];
   int32_t whole[3];
   float real;
-  uint32_t unused;
 };
 
 struct Region;

@@ -124,7 +124,8 @@ def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
     ):
         for kernel, flags in kernels.items():
             yield (*KERNEL_FLAGS, *flags, f"-DEP_ISA={kernel}", "-c", str(folder / source))
-    yield (*KERNEL_FLAGS, "-c", str(folder / "dispatch.cc"))
+    for source in ("tokens.cc", "dispatch.cc"):
+        yield (*KERNEL_FLAGS, "-c", str(folder / source))
 
 
 def _zig(language: str, target: Target, *arguments: str) -> None:

@@ -85,13 +85,18 @@ def rewrite_attention(module: GraphModule) -> int:
 def attentions(module: GraphModule) -> list[Attention]:
     """Every attention call, read."""
     return [
-        _read(node)
+        read_attention(node)
         for node in module.graph.nodes
         if is_call(node, aten.scaled_dot_product_attention.default)
     ]
 
 
-def _read(node: Node) -> Attention:
+def read_attention(node: Node) -> Attention:
+    """A call of ``scaled_dot_product_attention``, read.
+
+    Raises:
+        EdgepruneError: a batch other than 1, or dropout.
+    """
     query, key, value = (_operand(node, index) for index in range(3))
     if math.prod(shape_of(query)[:-3]) != 1:
         raise EdgepruneError(

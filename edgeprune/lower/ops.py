@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn import functional
 
+OURS = torch.ops.edgeprune
 ACTIVATIONS = {"none": lambda x: x, "relu": functional.relu, "gelu": functional.gelu}
 
 
@@ -62,6 +63,73 @@ _OUT.define(
 @torch.library.impl(_OUT, "slim_attention.out", "CompositeExplicitAutograd")
 def _slim_attention_out(*inputs: object, out: Tensor) -> Tensor:
     return out.copy_(slim_attention(*inputs))
+
+
+@custom_op("edgeprune::slim_attention_scores", mutates_args=())
+def slim_attention_scores(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    real: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """``slim_attention`` of tokens among themselves, and a score of each.
+
+    Args:
+        real: ``[batch, tokens]``, 1 for tokens and 0 for padding; None: all are real.
+
+    Returns:
+        What ``slim_attention`` does, and ``[batch, tokens]``: the attention that a token receives
+        from real tokens, over all heads; of padding -1.
+    """
+    queries, keys = (
+        each.unflatten(2, (count, -1)).transpose(1, 2)
+        for each, count in ((q, heads), (k, kv_heads))
+    )
+    scores = queries @ keys.repeat_interleave(heads // kv_heads, 1).mT * scale
+    if mask is not None:
+        scores = scores + mask
+    if causal:
+        late = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(late, -torch.inf)
+    weights = scores.softmax(-1)
+    if real is None:
+        received = weights.sum((1, 2))
+    else:
+        received = (weights * real[:, None, :, None]).sum((1, 2)) * real + (real - 1)
+    return slim_attention(q, k, v, mask, heads, kv_heads, scale, causal), received
+
+
+@slim_attention_scores.register_fake
+def _(q: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[:2])
+
+
+@custom_op("edgeprune::token_select", mutates_args=())
+def token_select(x: Tensor, scores: Tensor, pinned: Tensor | None, keep: int, axis: int) -> Tensor:
+    """The tokens of the highest scores, in the order that they had; of equals, the first.
+
+    Args:
+        x: with tokens in dimension ``axis``, batch 1.
+        scores: ``[1, tokens]``.
+        pinned: ``[1, tokens]``, added to the scores.
+        keep: how many stay.
+        axis: from the right: -1, -2...
+    """
+    ranked = scores if pinned is None else scores + pinned
+    best = ranked[0].sort(descending=True, stable=True).indices[:keep]
+    return x.index_select(axis, best.sort().values)
+
+
+@token_select.register_fake
+def _(x: Tensor, scores: Tensor, pinned: Tensor | None, keep: int, axis: int) -> Tensor:
+    sizes = list(x.shape)
+    sizes[axis] = keep
+    return x.new_empty(sizes)
 
 
 @custom_op("edgeprune::add_layer_norm", mutates_args=())

@@ -12,13 +12,21 @@ from torch.fx import Graph, Node
 from edgeprune.errors import EdgepruneError
 from edgeprune.lower.ops import ACTIVATIONS
 
-VERSION = 1
+VERSION = 2
 LINE = 64
 _HEADER = struct.Struct("<4sIIIIIQQQ")
 _TENSOR = struct.Struct("<II4iQ")
-_NODE = struct.Struct("<I6i3ifI")
+_NODE = struct.Struct("<I7i3if")
 _INPUT, _OUTPUT, _ARENA, _FLOATS, _INT8S = range(5)
-_NAMES = ("slim_attention", "add_layer_norm", "linear_int8")
+# As in region.h, from 1 on; attention is one there, with scores or without.
+_OPS = {
+    "slim_attention": 1,
+    "slim_attention_scores": 1,
+    "add_layer_norm": 2,
+    "linear_int8": 3,
+    "token_select": 4,
+}
+_OPERANDS, _NUMBERS = 7, 3
 
 
 def write_region(graph: Graph, constants: dict[Node, torch.Tensor]) -> bytes:
@@ -92,22 +100,34 @@ class _Writer:
         name = node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
         results = {n.args[1]: n for n in node.users if n.target is operator.getitem}
         x, *rest = node.args
-        numbers, real = (0, 0, 0), 0.0
+        operands: list[Any] = [x]
+        numbers: list[Any] = []
+        real: Any = 0.0
         if name == "slim_attention":
-            k, v, mask, heads, groups, real, causal = rest
-            operands = (x, k, v, mask, node, None)
-            numbers = (heads, groups, int(causal))
+            *sources, heads, groups, real, causal = rest
+            operands += [*sources, node]
+            numbers += [heads, groups, int(causal)]
+        elif name == "slim_attention_scores":
+            *sources, tokens, heads, groups, real, causal = rest
+            operands += [*sources, results[0], results[1], tokens]
+            numbers += [heads, groups, int(causal)]
         elif name == "add_layer_norm":
-            *operands_in, real = rest
-            operands = (x, *operands_in, results[0], results.get(1))
+            *sources, real = rest
+            operands += [*sources, results[0], results.get(1)]
         elif name == "linear_int8":
-            *operands_in, activation = rest
-            operands = (x, *operands_in, node, None)
-            numbers = (list(ACTIVATIONS).index(activation), 0, 0)
+            *sources, activation = rest
+            operands += [*sources, node]
+            numbers += [list(ACTIVATIONS).index(activation)]
+        elif name == "token_select":
+            *sources, _, axis = rest
+            operands += [*sources, node]
+            numbers += [4 + axis]
         else:
             raise EdgepruneError(f"{node.name}: {name} in a region")
         places = [-1 if each is None else self.number[each] for each in operands]
-        return _NODE.pack(_NAMES.index(name) + 1, *places, *numbers, real, 0)
+        places += [-1] * (_OPERANDS - len(places))
+        numbers += [0] * (_NUMBERS - len(numbers))
+        return _NODE.pack(_OPS[name], *places, *numbers, real)
 
 
 def arena_bytes(data: bytes) -> int:

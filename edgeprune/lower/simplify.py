@@ -30,6 +30,7 @@ VIEW_OPS = (
     aten.unflatten.int,
 )
 PERMUTE_OPS = (aten.permute.default, aten.transpose.int, aten.t.default)
+REDUCE_OPS = (aten.amax.default, aten.amin.default, aten.sum.dim_IntList, aten.mean.dim)
 COPY_OPS = (
     *(aten.dropout.default, aten.contiguous.default, aten.clone.default, aten.alias.default),
     *(aten.detach.default, aten.lift_fresh_copy.default, aten.to.dtype, aten.expand.default),
@@ -122,9 +123,12 @@ def _expand_tanh_gelu(node: Node) -> None:
 
 
 def merge_reshapes(module: GraphModule) -> None:
-    """Merge view-of-view and permute-of-permute, and permute without axes of size one."""
+    """Merge view-of-view and permute-of-permute, and permute without axes of size one.
+
+    A reduction of such axes alone is a view.
+    """
     for node in list(module.graph.nodes):
-        if is_call(node, *VIEW_OPS):
+        if is_call(node, *VIEW_OPS) or _reduces_nothing(node):
             _swap(node, aten.reshape.default, list(shape_of(node)))
         elif is_call(node, *PERMUTE_OPS):
             _swap(node, aten.permute.default, _permutation(node))
@@ -133,6 +137,13 @@ def merge_reshapes(module: GraphModule) -> None:
         rules: tuple[Callable[[Node], bool], ...] = (_merge, _squeeze_permute)
         changed = any([rule(node) for node in list(module.graph.nodes) for rule in rules])
         module.graph.eliminate_dead_code()
+
+
+def _reduces_nothing(node: Node) -> bool:
+    if not is_call(node, *REDUCE_OPS):
+        return False
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    return before.dtype == after.dtype and before.numel() == after.numel()
 
 
 def share_repeated(module: GraphModule) -> None:

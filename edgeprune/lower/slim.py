@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
-from edgeprune.lower import ops  # noqa: F401  # registers the operators
-from edgeprune.lower.attention import Attention, attentions, masks_of
+from edgeprune.lower.fuse_attention import fuse_attention
 from edgeprune.lower.graph import (
     argument,
     aten,
@@ -22,9 +21,9 @@ from edgeprune.lower.graph import (
     shape_of,
 )
 from edgeprune.lower.lowering import Lowering
+from edgeprune.lower.ops import OURS
+from edgeprune.lower.selections import fuse_selections
 
-OURS = torch.ops.edgeprune
-MOST_HEAD_DIM = 128
 # Where our int8 matrix product was measured to win over XNNPACK's.
 LINEAR_WINS = {"avx512_vnni"}
 
@@ -45,7 +44,8 @@ def linears_win(lowering: Lowering) -> bool:
 
 
 def _fuse(module: GraphModule, linears: bool) -> None:
-    _fuse_attention(module)
+    fuse_selections(module)
+    fuse_attention(module)
     for node in list(module.graph.nodes):
         if is_call(node, aten.layer_norm.default):
             _fuse_norm(module, node)
@@ -60,36 +60,6 @@ def is_ours(node: Node) -> bool:
     """Whether a node calls one of our operators, in ATen or in ExecuTorch's dialect."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.name.startswith("edgeprune::")
-
-
-def _fuse_attention(module: GraphModule) -> None:
-    """What the kernel does not take stays as it is."""
-    for attention in attentions(module):
-        if attention.width <= MOST_HEAD_DIM and shape_of(attention.value)[-1] == attention.width:
-            with module.graph.inserting_before(attention.node):
-                replace(attention.node, _slim(module, attention))
-
-
-def _slim(module: GraphModule, a: Attention) -> Node:
-    graph = module.graph
-    operands = [_joined(graph, each) for each in (a.query, a.key, a.value)]
-    mask = None
-    for each in masks_of(module, a.not_causal):
-        whole = emit(graph, aten.reshape.default, each, list((1, 1, 1, 1) + shape_of(each))[-4:])
-        mask = whole if mask is None else emit(graph, aten.add.Tensor, mask, whole)
-    scalars = (a.heads, a.groups, a.scale, a.is_causal)
-    out = emit(graph, OURS.slim_attention.default, *operands, mask, *scalars)
-    split = emit(graph, aten.reshape.default, out, [1, a.tokens, a.heads, a.width])
-    turned = emit(graph, aten.permute.default, split, [0, 2, 1, 3])
-    return emit(graph, aten.reshape.default, turned, list(shape_of(a.node)))
-
-
-def _joined(graph: Graph, split: Node) -> Node:
-    """[1, heads, tokens, head_dim] as [1, tokens, heads x head_dim]: what the projection wrote."""
-    *_, heads, tokens, width = (1, *shape_of(split))
-    whole = emit(graph, aten.reshape.default, split, [1, heads, tokens, width])
-    turned = emit(graph, aten.permute.default, whole, [0, 2, 1, 3])
-    return emit(graph, aten.reshape.default, turned, [1, tokens, heads * width])
 
 
 def _fuse_norm(module: GraphModule, norm: Node) -> None:

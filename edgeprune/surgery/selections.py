@@ -106,16 +106,27 @@ def find_selections(program: Program) -> tuple[fx.Node, ...]:
     They are recognised by the constant they are built with, so also in a program that was saved
     and loaded.
     """
-    graph = program.module.graph
+    return tuple(
+        _downward(columns, ATEN.transpose.int) for columns in find_columns(program.module.graph)
+    )
+
+
+def find_columns(graph: fx.Graph) -> list[fx.Node]:
+    """The transposes ``[batch, tokens, kept]`` of these matrices in any ATen graph."""
     constants = [n for n in graph.nodes if n.op == "get_attr" and PLACES.search(str(n.target))]
     used = {distance for constant in constants for distance in constant.users}
-    return tuple(_downward(n, ATEN.transpose.int) for n in graph.nodes if n in used)
+    return [_downward(n, ATEN.mul.Tensor) for n in graph.nodes if n in used]
 
 
 def scores_of(selection: fx.Node) -> fx.Node:
     """The scores ``[batch, tokens]`` that one of ``find_selections`` ranks its tokens by."""
     columns = selection.args[0]
     assert isinstance(columns, fx.Node)
+    return ranked_by(columns)
+
+
+def ranked_by(columns: fx.Node) -> fx.Node:
+    """The same for one of ``find_columns``."""
     difference = _upward(columns.args[1], lambda node: is_call(node, ATEN.sub.Tensor))
     row = difference.args[0]
     assert isinstance(row, fx.Node) and isinstance(row.args[0], fx.Node)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.kernels import linear_kernel_named
+from edgeprune.lower.ops import OURS
 
 ATTENTION = {"heads": 2, "kv_heads": 2, "scale": 0.5, "causal": 0}
 QKV = ((1, 5, 16), (1, 7, 16), (1, 7, 16))
@@ -282,6 +283,48 @@ def test_a_layer_norm_it_cannot_run_stays_with_the_runtime(
     run = Run(op.write(tmp_path / "one.tflite"), library)
     assert run.claimed == 0
     assert_decomposed(run, drawn(*inputs))
+
+
+@pytest.mark.parametrize("custom", [False, True], ids=["composite", "custom"])
+@pytest.mark.parametrize(
+    ("shape", "axis", "pinned"), [((1, 7, 4), 1, False), ((1, 1, 3, 7), 3, True), ((7,), 0, False)]
+)
+def test_tokens_are_selected_as_the_reference_says(
+    library: Path, tmp_path: Path, custom: bool, shape: tuple[int, ...], axis: int, pinned: bool
+) -> None:
+    rows = ((1, 7), (1, 7)) if pinned else ((1, 7),)
+    output = [4 if place == axis else size for place, size in enumerate(shape)]
+    attributes = {"keep": 4, "axis": axis}
+    op = OneOp("edgeprune.token_select", attributes, [shape, *rows], output, custom=custom)
+    run = Run(op.write(tmp_path / "one.tflite"), library)
+    assert run.claimed == 1
+    inputs = drawn(shape, *rows)
+    x, scores, *added = map(torch.from_numpy, inputs)
+    wanted = OURS.token_select(x, scores, added[0] if added else None, 4, axis - len(shape))
+    np.testing.assert_array_equal(run(*inputs), wanted.numpy())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shapes"),
+    [
+        ({"keep": 8, "axis": 1}, [(1, 7, 4), (1, 7)]),
+        ({"keep": 0, "axis": 1}, [(1, 7, 4), (1, 7)]),
+        ({"keep": 4.5, "axis": 1}, [(1, 7, 4), (1, 7)]),
+        ({"keep": 4, "axis": 3}, [(1, 7, 4), (1, 7)]),
+        ({"keep": 4, "axis": 1}, [(1, 7, 4), (2, 7)]),
+        ({"keep": 4, "axis": 1}, [(1, 7, 4), (1, 6)]),
+        ({"keep": 4, "axis": 1}, [(1, 7, 4), (7,)]),
+        ({"keep": 4}, [(1, 7, 4), (1, 7)]),
+    ],
+    ids=str,
+)
+def test_a_selection_it_cannot_run_stays_with_the_runtime(
+    library: Path, tmp_path: Path, attributes: dict[str, float], shapes: list[tuple[int, ...]]
+) -> None:
+    op = OneOp("edgeprune.token_select", attributes, shapes, shapes[0])
+    run = Run(op.write(tmp_path / "one.tflite"), library)
+    assert run.claimed == 0
+    assert_decomposed(run, drawn(*shapes))
 
 
 def test_ops_of_others_are_not_touched(library: Path, tmp_path: Path) -> None:

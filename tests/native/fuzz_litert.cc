@@ -362,8 +362,8 @@ class Writer {
   Writer(Graph& graph, Bytes& bytes) : graph_(graph), bytes_(bytes) {}
 
   void write() {
-    const int kind = bytes_.byte() % 3;
-    kind == 0 ? layer_norm() : kind == 1 ? linear() : attention();
+    const int kind = bytes_.byte() % 4;
+    kind == 0 ? layer_norm() : kind == 1 ? linear() : kind == 2 ? attention() : select();
   }
 
  private:
@@ -386,19 +386,37 @@ class Writer {
   }
 
   void attention() {
-    const int32_t batch = bytes_.few() % 3 + 1, queries = tokens(), keys = tokens();
+    const bool scored = bytes_.one_in(2);
+    const int32_t batch = bytes_.few() % 3 + 1, queries = tokens();
+    const int32_t keys = scored ? queries : tokens();
     const int32_t kv_heads = bytes_.few(), heads = kv_heads * (1 + bytes_.byte() % 2);
     const int32_t dim = tokens();
     const auto some = [&](int32_t whole) { return bytes_.one_in(2) ? 1 : whole; };
     Dims inputs = {tensor({batch, queries, heads * dim}), tensor({batch, keys, kv_heads * dim}),
                    tensor({batch, keys, kv_heads * dim})};
-    if (bytes_.one_in(2)) inputs.push_back(tensor({some(batch), some(heads), some(queries), keys}));
-    node("edgeprune.slim_attention",
+    Dims outputs = {tensor({batch, queries, heads * dim})};
+    if (scored) outputs.push_back(tensor({batch, keys}));
+    if (bytes_.one_in(2)) {
+      inputs.push_back(tensor({some(batch), some(heads), some(queries), keys}));
+      if (scored) inputs.push_back(tensor({batch, keys}));
+    }
+    node(scored ? "edgeprune.slim_attention_scores" : "edgeprune.slim_attention",
          flexbuffer({{"heads", heads},
                      {"kv_heads", kv_heads},
                      {"scale", 0.5},
                      {"causal", bytes_.byte() % 2}}),
-         inputs, {tensor({batch, queries, heads * dim})});
+         inputs, outputs);
+  }
+
+  void select() {
+    Dims dims = rows();
+    const size_t axis = bytes_.byte() % dims.size();
+    const int32_t size = dims[axis], keep = 1 + bytes_.byte() % size;
+    Dims inputs = {tensor(dims), tensor({1, size})};
+    if (bytes_.one_in(2)) inputs.push_back(constant(kTfLiteFloat32, {1, size}));
+    dims[axis] = keep;
+    node("edgeprune.token_select",
+         flexbuffer({{"keep", keep}, {"axis", static_cast<double>(axis)}}), inputs, {tensor(dims)});
   }
 
   void layer_norm() {

@@ -29,8 +29,8 @@ class AnyRegion {
     const int32_t tokens = bytes.few(), heads = bytes.few(), width = heads * bytes.few();
     rows_.push_back({region_.input(batch_, tokens, width), tokens, width});
     for (int count = bytes.few(); count > 0; --count) {
-      const int kind = bytes.byte() % 3;
-      kind == 0 ? layer_norm() : kind == 1 ? linear() : attention(heads);
+      const int kind = bytes.byte() % 4;
+      kind == 0 ? layer_norm() : kind == 1 ? linear() : kind == 2 ? attention(heads) : select();
     }
     // Whatever was drawn, an output is written.
     region_.layer_norm(0, -1, region_.output(batch_, tokens, width), -1);
@@ -83,9 +83,24 @@ class AnyRegion {
     const auto some = [&](int32_t whole) { return bytes_.one_in(2) ? 1 : whole; };
     const int mask =
         bytes_.one_in(2) ? region_.input(some(heads), some(q.tokens), k.tokens, some(batch_)) : -1;
-    const int v = like(k);
-    region_.attention(q.tensor, k.tensor, v, mask, written(q.tokens, q.width),
-                      {heads, kv_heads, bytes_.byte() % 2});
+    const int v = like(k), out = written(q.tokens, q.width);
+    RegionWriter::Scores scores{-1, -1};
+    if (q.tokens == k.tokens && bytes_.one_in(2)) {
+      scores.scores = region_.arena(1, batch_, k.tokens);
+      if (bytes_.one_in(2)) scores.real = region_.input(1, batch_, k.tokens);
+    }
+    region_.attention(q.tensor, k.tensor, v, mask, out, {heads, kv_heads, bytes_.byte() % 2},
+                      scores);
+  }
+
+  void select() {
+    const Rows x = any();
+    const bool of_tokens = bytes_.one_in(2);
+    const int32_t size = of_tokens ? x.tokens : x.width, keep = 1 + bytes_.byte() % size;
+    const int scores = region_.input(1, 1, size);
+    const int pinned = bytes_.one_in(2) ? region_.input(1, 1, size) : -1;
+    const int out = of_tokens ? written(keep, x.width) : written(x.tokens, keep);
+    region_.token_select(x.tensor, scores, pinned, out, of_tokens ? 2 : 3);
   }
 
   Bytes& bytes_;

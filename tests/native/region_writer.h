@@ -25,24 +25,29 @@ class RegionWriter {
   // Nodes that read and write tensors, with constants of their own; -1: left out.
   void layer_norm(int x, int residual, int out, int sum) {
     const int weight = floats(width(x));
-    add({Node::kLayerNorm, {x, residual, weight, weight, out, sum}, {}, 1e-5f, 0});
+    add({Node::kLayerNorm, {x, residual, weight, weight, out, sum, -1}, {}, 1e-5f});
   }
   void linear(int x, int out, bool with_bias, int32_t activation) {
     const int32_t rows = width(out), columns = width(x);
     const int scales = floats(rows), bias = with_bias ? scales : -1;
     const uint64_t place = take(header_.int8_bytes, rows * columns);
     const int weights = add(Tensor::kInt8s, place, {1, 1, rows, columns});
-    add({Node::kLinearInt8, {x, weights, scales, bias, out, -1}, {activation, 0, 0}, 0, 0});
+    add({Node::kLinearInt8, {x, weights, scales, bias, out, -1, -1}, {activation, 0, 0}, 0});
   }
   struct Heads {
     int32_t heads, kv_heads, causal;
   };
-  void attention(int q, int k, int v, int mask, int out, Heads heads) {
+  struct Scores {
+    int scores, real;
+  };
+  void attention(int q, int k, int v, int mask, int out, Heads heads, Scores scores = {-1, -1}) {
     add({Node::kAttention,
-         {q, k, v, mask, out, -1},
+         {q, k, v, mask, out, scores.scores, scores.real},
          {heads.heads, heads.kv_heads, heads.causal},
-         0.5f,
-         0});
+         0.5f});
+  }
+  void token_select(int x, int scores, int pinned, int out, int32_t axis) {
+    add({Node::kTokenSelect, {x, scores, pinned, out, -1, -1, -1}, {axis, 0, 0}, 0});
   }
 
   std::vector<uint8_t> bytes() const {
@@ -87,7 +92,7 @@ class RegionWriter {
   }
   void add(const Node& node) { nodes_.push_back(node); }
 
-  RegionHeader header_{{'E', 'P', 'R', 'G'}, 1, 0, 0, 0, 0, 0, 0, 0};
+  RegionHeader header_{{'E', 'P', 'R', 'G'}, 2, 0, 0, 0, 0, 0, 0, 0};
   std::vector<Tensor> tensors_;
   std::vector<Node> nodes_;
 };

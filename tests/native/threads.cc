@@ -49,7 +49,8 @@ std::vector<uint8_t> region_bytes() {
   region.layer_norm(x, x, normed, sum);
   region.linear(normed, q, true, EP_GELU);
   region.linear(normed, k, false, EP_NO_ACTIVATION);
-  region.attention(q, k, normed, -1, region.output(kBatch, kTokens, kWidth), {4, 4, 1});
+  region.attention(q, k, normed, -1, region.output(kBatch, kTokens, kWidth), {4, 4, 1},
+                   {region.arena(1, kBatch, kTokens), -1});
   return region.bytes();
 }
 
@@ -112,11 +113,12 @@ class LitertCall {
 };
 
 std::vector<float> output_of(const Op& op, const Attributes& attributes, LitertCall& made,
-                             std::vector<TfLiteTensor*> inputs, int threads) {
+                             std::vector<TfLiteTensor*> inputs, int threads, int outputs = 1) {
   Tensors tensors{};
   for (TfLiteTensor* input : inputs) tensors.inputs[tensors.input_count++] = input;
   const TfLiteTensor* out = made.tensor({kBatch, kTokens, kWidth});
-  tensors.outputs[0] = out, tensors.output_count = 1;
+  tensors.outputs[0] = out, tensors.outputs[1] = made.tensor({kBatch, kTokens});
+  tensors.output_count = outputs;
   Call call{};
   REQUIRE(!op.call(attributes, tensors, threads, &call));
   std::vector<float> packed(op.packed_bytes ? op.packed_bytes(call) / sizeof(float) : 0);
@@ -133,6 +135,13 @@ std::vector<float> attention(int threads) {
   LitertCall made;
   const auto rows = [&] { return made.tensor({kBatch, kTokens, kWidth}); };
   return output_of(kSlimAttention, {{4, 4, 0.5, 0}}, made, {rows(), rows(), rows()}, threads);
+}
+
+std::vector<float> scored(int threads) {
+  LitertCall made;
+  const auto rows = [&] { return made.tensor({kBatch, kTokens, kWidth}); };
+  return output_of(kSlimAttentionScores, {{4, 4, 0.5, 0}}, made, {rows(), rows(), rows()}, threads,
+                   2);
 }
 
 std::vector<float> linear(int threads) {
@@ -153,7 +162,7 @@ std::vector<float> layer_norm(int threads) {
 }
 
 void check_litert() {
-  for (auto run : {attention, linear, layer_norm}) {
+  for (auto run : {attention, scored, linear, layer_norm}) {
     const std::vector<float> alone = run(1);
     on_each_thread(kThreads, [&](int) {
       const std::vector<float> shared = run(kThreads);
