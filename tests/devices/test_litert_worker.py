@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
+from small_models import WIDTH, Attention, workers
 from torch import Tensor, nn
 
 from edgeprune.devices import LocalDevice, Workload, connect
@@ -18,36 +18,10 @@ from edgeprune.devices.runtimes import RUNTIMES, runtime_of
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower import Lowering, lower_graph
 
-WIDTH = 256
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()).eval()
-
-
-@pytest.fixture(scope="module")
-def files(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workload]:
-    """The model in both runtimes' files."""
-    folder, inputs = tmp_path_factory.mktemp("lowered"), (torch.randn(1, WIDTH),)
-    found = {}
-    for runtime in ("executorch", "litert"):
-        how = Lowering(runtime=runtime, delegate="off")
-        path = folder / f"model{how.suffix}"
-        path.write_bytes(lower_graph(model, inputs, how).data)
-        found[runtime] = Workload(runtime, path, inputs)
-    return found
-
 
 @pytest.fixture(scope="module")
 def workload(files: dict[str, Workload]) -> Workload:
     return files["litert"]
-
-
-def workers() -> list[int]:
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if "edgeprune.devices.worker" in child.cmdline()]
 
 
 def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Workload) -> None:
@@ -147,19 +121,6 @@ def test_a_runtimes_module_loads_nothing_until_it_is_used() -> None:
         "sys.exit(any(n.startswith(('executorch', 'ai_edge_litert')) for n in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-class Attention(nn.Module):
-    """A linear layer and attention of two heads on what it gives: ``[1, 6, 16]``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        split = self.mix(x).unflatten(2, (2, 8)).transpose(1, 2)
-        mixed = nn.functional.scaled_dot_product_attention(split, split, split)
-        return mixed.transpose(1, 2).flatten(2)
 
 
 def test_our_delegate_runs_the_composites_of_a_file(tmp_path: Path) -> None:

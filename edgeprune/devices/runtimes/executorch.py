@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,14 +36,18 @@ class Executorch:
 
         _C._unsafe_reset_threadpool(threads)
 
-    def load(self, path: str) -> ExecutorchMethod:
-        """See ``Runtime.load``."""
-        return ExecutorchMethod(path)
+    def prepare(self, path: str) -> Callable[[], ExecutorchMethod]:
+        """See ``Runtime.prepare``."""
+        from edgeprune.kernels.load import load_for_executorch
+
+        load_for_executorch(path)
+        return partial(ExecutorchMethod, path)
 
     def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
         """See ``Runtime.trace``."""
         from executorch.devtools import Inspector
 
+        self.prepare(path)
         method = ExecutorchMethod(path, traced=True)
         run = method.bind(inputs)
         for _ in range(runs):
@@ -66,9 +70,6 @@ class ExecutorchMethod:
     def __init__(self, path: str, traced: bool = False) -> None:
         from executorch.extension.pybindings import _C
 
-        from edgeprune.kernels.load import load_for_executorch
-
-        load_for_executorch(path)
         # A debug buffer of 1 MB aborted the runtime (1.5.1); timing needs none.
         self.program = _C._load_program(
             path,

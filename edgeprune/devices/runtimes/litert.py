@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -29,9 +31,14 @@ class Litert:
 
         self._threads = threads
 
-    def load(self, path: str) -> LitertMethod:
-        """See ``Runtime.load``."""
-        return LitertMethod(path, self._threads)
+    def prepare(self, path: str) -> Callable[[], LitertMethod]:
+        """See ``Runtime.prepare``."""
+        from edgeprune.kernels.load import libraries_for_litert
+
+        libraries = [str(library) for library in libraries_for_litert(path)]
+        for library in libraries:
+            ctypes.CDLL(library)
+        return partial(LitertMethod, path, self._threads, libraries)
 
     def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
         """See ``Runtime.trace``.
@@ -42,7 +49,7 @@ class Litert:
         """
         from edgeprune.devices.runtimes.litert_trace import CompiledModel
 
-        method = self.load(path)
+        method = self.prepare(path)()
         model = CompiledModel(path, self._threads)
         events = model.trace(method.narrowed(inputs), method.empty_outputs(), runs)
         if not method.composites:
@@ -64,12 +71,10 @@ def _median_ms(run: Run, runs: int) -> float:
 class LitertMethod:
     """A ``.tflite`` in the interpreter that apps use."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, delegates: Sequence[str]) -> None:
         from ai_edge_litert.interpreter import Interpreter, load_delegate
 
-        from edgeprune.kernels.load import libraries_for_litert
-
-        ours = [load_delegate(str(library)) for library in libraries_for_litert(path)]
+        ours = [load_delegate(library) for library in delegates]
         self.composites = bool(ours)
         self._interpreter = Interpreter(path, num_threads=threads, experimental_delegates=ours)
         self._interpreter.allocate_tensors()

@@ -35,8 +35,8 @@ class Method(Protocol):
 class Runtime(Protocol):
     """A runtime with its libraries loaded; both raise where the file is none of its own."""
 
-    def load(self, path: str) -> Method:
-        """A file, ready to run."""
+    def prepare(self, path: str) -> Callable[[], Method]:
+        """What loads a file; other libraries that it needs are in memory before."""
         ...
 
     def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
