@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from os.path import splitext
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from edgeprune.errors import InputError
+from edgeprune.registry import Registry
 
 Run: TypeAlias = Callable[[], Sequence[Any]]
 """Run once; copies of the outputs, of any type that numpy reads, in the program's order."""
@@ -45,20 +46,9 @@ class Runtime(Protocol):
 
 
 Opener: TypeAlias = Callable[[int], Runtime]
-Registered = TypeVar("Registered", bound=Opener)
-RUNTIMES: dict[str, Opener] = {}
-
-
-def register(suffix: str) -> Callable[[Registered], Registered]:
-    """Decorate ``open(threads) -> Runtime`` to offer it for files ending in ``suffix``."""
-
-    def add(opener: Registered) -> Registered:
-        if suffix in RUNTIMES:
-            raise ValueError(f"files {suffix} have two runtimes: {RUNTIMES[suffix]}, {opener}")
-        RUNTIMES[suffix] = opener
-        return opener
-
-    return add
+"""``open(threads) -> Runtime``, for files of one suffix."""
+RUNTIMES: Registry[Opener] = Registry("runtime for files")
+register = RUNTIMES.register
 
 
 def runtime_of(path: str) -> str:
