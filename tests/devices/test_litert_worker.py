@@ -16,7 +16,7 @@ from edgeprune.devices import LocalDevice, Workload, connect
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.devices.runtimes import RUNTIMES, runtime_of
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.lower import Lowering, lower_graph
+from edgeprune.lower import Lowering, Precision, lower_graph
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +134,28 @@ def test_our_delegate_runs_the_composites_of_a_file(tmp_path: Path) -> None:
         assert isinstance(device, LocalDevice)
         with device.predictor(path) as predict:
             torch.testing.assert_close(predict((x,)), model(x), atol=1e-5, rtol=1e-5)
-        rows = {(row.op, row.delegate) for row in device.profile(Workload("a", path, (x[:1],)))}
-        assert {("linear", "xnnpack"), ("attention", "edgeprune")} <= rows
-        assert not [op for op, _ in rows if op in ("bmm", "softmax")]
         with WorkerProcess(device.affinity, 1) as worker:
             worker.ask("load", 60.0, name="model", path=str(path))
             maps = Path(f"/proc/{worker._process.pid}/maps").read_text()
     assert "libedgeprune_litert.so" in maps
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_profile_has_each_of_our_operators_and_what_xnnpack_does_beside_them(
+    precision: Precision, tmp_path: Path
+) -> None:
+    x, path = torch.randn(1, 6, 16), tmp_path / "model.tflite"
+    model = nn.Sequential(Attention(), Attention(), nn.LayerNorm(16)).eval()
+    path.write_bytes(lower_graph(model, (x,), Lowering(precision, "litert")).data)
+    with connect("local") as device:
+        rows = device.profile(Workload("model", path, (x,)), runs=3)
+    ours = {row.event: row.calls for row in rows if row.delegate == "edgeprune"}
+    linears = ours.pop("FULLY_CONNECTED", 0)
+    assert ours == {"edgeprune.slim_attention": 2, "edgeprune.layer_norm": 1}
+    assert all(row.ms > 0 for row in rows if row.delegate == "edgeprune")
+    assert linears in ((0, 2) if precision == "int8" else (0,))
+    by_xnnpack = {row.op: row.calls for row in rows if row.delegate == "xnnpack"}
+    assert by_xnnpack == {"other": 1} | ({} if linears else {"linear": 2})
 
 
 def test_a_file_with_composites_runs_where_our_delegate_is_not(tmp_path: Path) -> None:

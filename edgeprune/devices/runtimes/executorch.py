@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.devices.runtimes.runtime import (
+    OURS,
     Event,
     Run,
     events_by_name,
@@ -20,7 +21,6 @@ from edgeprune.devices.runtimes.runtime import (
 )
 
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
-_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
 _NATIVE = re.compile(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?")
 
 
@@ -95,4 +95,4 @@ def _operator(event: str) -> tuple[str, str]:
     native = _NATIVE.fullmatch(event)
     if native:
         return native.group(1), "cpu"
-    return (_OURS[event], "edgeprune") if event in _OURS else (xnnpack_operator(event), "xnnpack")
+    return (OURS[event], "edgeprune") if event in OURS else (xnnpack_operator(event), "xnnpack")

@@ -75,7 +75,13 @@ def events_by_name(
     return list(found.values())
 
 
-# XNNPACK's words in a trace and ours, the same in every runtime that calls it.
+# Our operators, as our delegates call them.
+OURS = {
+    **{"slim_attention": "attention", "slim_attention_scores": "attention"},
+    **{"layer_norm": "layer_norm", "token_select": "token_select"},
+    **{"linear_int8": "linear", "FULLY_CONNECTED": "linear"},
+}
+# XNNPACK's words in a trace, and ours for them, the same in every runtime that calls it.
 _XNNPACK = (
     *(("Fully Connected", "linear"), ("Batch Matrix Multiply", "bmm"), ("Convolution", "conv")),
     *(("Softmax", "softmax"), ("GELU", "gelu"), ("Transpose", "transpose"), ("Copy", "reshape")),
