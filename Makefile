@@ -6,7 +6,7 @@ DEVICES := build/devices
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
 
-.PHONY: install demo test test-devices nightly lint
+.PHONY: install demo test test-devices nightly lint wheel
 
 install: $(STAMP)
 
@@ -40,3 +40,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edgeprune
 	$(BIN)/clang-format --dry-run --Werror backends/*/*.cc backends/*/*.h tests/native/*
+
+# With our libraries for this machine, which the packages in .venv are needed to compile.
+wheel: install
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .

@@ -22,7 +22,7 @@ class Model:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._method = RUNTIMES[runtime_of(str(path))](threads).load(str(path))
+        self._method = RUNTIMES[runtime_of(str(path))](threads).prepare(str(path))()
 
     def __call__(self, *inputs: Tensor | np.ndarray) -> tuple[Tensor, ...]:
         """The file's outputs, in the program's order.

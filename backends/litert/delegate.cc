@@ -12,16 +12,25 @@
 namespace {
 
 const Op* const kNamed[] = {&kSlimAttention, &kSlimAttentionScores, &kLayerNorm, &kTokenSelect};
+constexpr int kOps = sizeof(kNamed) / sizeof(*kNamed) + 1;  // kFullyConnected is the last
+
+// What an operator took, in all nodes.
+struct Time {
+  const char* name;
+  int64_t nanoseconds, calls;
+};
 
 struct Plugin {
   TfLiteDelegate delegate;  // first: the runtime holds a pointer to it
-  bool verbose;
+  bool verbose, timed;
   int32_t claimed;
+  Time times[kOps];
 };
 
 // A node of ours: tensors are indices, because the context moves them.
 struct Node {
   const Op* op;
+  Plugin* plugin;
   Attributes attributes;
   int inputs[Tensors::kMostInputs], outputs[Tensors::kMostOutputs], input_count, output_count;
   int workspace;
@@ -191,8 +200,10 @@ void* init(TfLiteContext* context, const char* buffer, size_t) {
       !context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &from,
                                        &registration) &&
       !read_node(*context, *from, *registration, node) &&
-      !context->AddTensors(context, 1, &node->workspace))
+      !context->AddTensors(context, 1, &node->workspace)) {
+    node->plugin = reinterpret_cast<Plugin*>(params->delegate);
     return node;
+  }
   free(node);
   return nullptr;
 }
@@ -246,7 +257,7 @@ bool has_all_memory(const TfLiteContext& context, const Node& node, const Call& 
   return !wanted || (workspace.data && workspace.bytes >= wanted);
 }
 
-TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
+TfLiteStatus run(TfLiteContext* context, TfLiteNode* self) {
   auto* node = static_cast<Node*>(self->user_data);
   Call call;
   if (context->tensors[node->outputs[0]].allocation_type == kTfLiteDynamic &&
@@ -257,6 +268,25 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
   if (reason) return refuse(context, *node, reason);
   run_shared(*node->op, call, node->threads, context->tensors[node->workspace].data);
   return kTfLiteOk;
+}
+
+int64_t nanoseconds() {
+  constexpr int kMonotonic = 1;
+  long now[2];
+  clock_gettime(kMonotonic, now);
+  return now[0] * int64_t{1000000000} + now[1];
+}
+
+TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* self) {
+  const auto& node = *static_cast<Node*>(self->user_data);
+  if (!node.plugin->timed) return run(context, self);
+  Time* time = node.plugin->times;
+  while (time->name != node.op->name) ++time;
+  const int64_t start = nanoseconds();
+  const TfLiteStatus status = run(context, self);
+  time->nanoseconds += nanoseconds() - start;
+  ++time->calls;
+  return status;
 }
 
 // Indices of the nodes that we run; how many is returned, or -1.
@@ -335,6 +365,9 @@ extern "C" EP_PUBLIC TfLiteDelegate* tflite_plugin_create_delegate(
   auto* plugin = static_cast<Plugin*>(calloc(1, sizeof(Plugin)));
   if (!plugin) return nullptr;
   plugin->verbose = said && *said && strcmp(said, "0");
+  Time* time = plugin->times;
+  for (const Op* op : kNamed) (time++)->name = op->name;
+  time->name = kFullyConnected.name;
   plugin->delegate.data_ = plugin;
   plugin->delegate.Prepare = prepare_subgraph;
   // Else the runtime prepares all nodes first, and stops at custom ops that only we know.
@@ -349,4 +382,12 @@ extern "C" EP_PUBLIC void tflite_plugin_destroy_delegate(TfLiteDelegate* delegat
 // How many nodes this delegate runs, in all interpreters that it was given to.
 extern "C" EP_PUBLIC int32_t ep_litert_claimed(TfLiteDelegate* delegate) {
   return reinterpret_cast<Plugin*>(delegate)->claimed;
+}
+
+// What an operator takes from now on; null: there are no more. Whoever asks may set the numbers to
+// 0, and runs one interpreter at a time.
+extern "C" EP_PUBLIC Time* ep_litert_time(TfLiteDelegate* delegate, int32_t op) {
+  auto* plugin = reinterpret_cast<Plugin*>(delegate);
+  plugin->timed = true;
+  return op < kOps ? &plugin->times[op] : nullptr;
 }

@@ -12,6 +12,7 @@ void free(void*);
 int posix_memalign(void**, size_t alignment, size_t);
 char* getenv(const char*);
 int strcmp(const char*, const char*);
+int clock_gettime(int clock, long* seconds_and_nanoseconds);
 int pthread_create(unsigned long*, const void*, void* (*)(void*), void*);
 int pthread_join(unsigned long, void**);
 int dprintf(int, const char*, ...) __attribute__((format(printf, 2, 3)));

@@ -153,17 +153,13 @@ def _task(asked: dict[str, Any]) -> Task:
 
 def _settings(asked: dict[str, Any]) -> Settings:
     from edgeprune.devices import DRIVERS
-    from edgeprune.importance import CRITERIA
+    from edgeprune.importance import CRITERIA, DEFAULT
     from edgeprune.settings import Settings
     from edgeprune.solve.registry import SOLVERS
 
-    kind = asked.get("device", "local").partition(":")[0]
-    for key, value, known in (
-        ("criterion", asked.get("criterion"), CRITERIA),
-        ("solver", asked.get("solver"), ("auto", *SOLVERS)),
-        ("device", kind, DRIVERS),
-    ):
-        if value is not None and value not in known:
-            raise InputError(f"{key} '{value}': unknown; there are: {', '.join(sorted(known))}")
+    # Said at once, not after minutes of other work.
+    CRITERIA.named(asked.get("criterion", DEFAULT))
+    SOLVERS.named(asked.get("solver", "auto"))
+    DRIVERS.named(asked.get("device", "local").partition(":")[0])
     settings = {key: value for key, value in asked.items() if key not in NOT_SETTINGS}
     return Settings(**settings)

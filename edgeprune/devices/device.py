@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from edgeprune.devices.measurement import DeviceState, Measurement
-from edgeprune.errors import InputError
+from edgeprune.registry import Registry
 from edgeprune.task import Batch, Predict
 
 
@@ -79,19 +79,9 @@ class Device(Protocol):
 
 
 Driver: TypeAlias = Callable[[str, int, int | None], Device]
-DRIVERS: dict[str, Driver] = {}
-
-
-def register_device(kind: str) -> Callable[[Driver], Driver]:
-    """Decorate ``open(address, threads, cpu) -> Device`` to offer ``kind`` or ``kind:address``."""
-
-    def add(driver: Driver) -> Driver:
-        if kind in DRIVERS:
-            raise ValueError(f"device {kind!r} is registered twice: {DRIVERS[kind]}, {driver}")
-        DRIVERS[kind] = driver
-        return driver
-
-    return add
+"""``open(address, threads, cpu) -> Device``, for ``kind`` or ``kind:address``."""
+DRIVERS: Registry[Driver] = Registry("device")
+register_device = DRIVERS.register
 
 
 def connect(name: str, threads: int = 1, cpu: int | None = None) -> Device:
@@ -106,6 +96,4 @@ def connect(name: str, threads: int = 1, cpu: int | None = None) -> Device:
         InputError: no such kind of device, or more threads than processors.
     """
     kind, _, address = name.partition(":")
-    if kind not in DRIVERS:
-        raise InputError(f"got device {name!r}, wanted one of: {', '.join(sorted(DRIVERS))}")
-    return DRIVERS[kind](address, threads, cpu)
+    return DRIVERS.named(kind)(address, threads, cpu)

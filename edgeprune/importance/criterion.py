@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from edgeprune import console
-from edgeprune.errors import InputError
 from edgeprune.importance.evidence import Evidence
+from edgeprune.registry import Registry
 from edgeprune.sites import Site
 
 Score: TypeAlias = Callable[[Evidence, Site], Tensor]
 """Importance of every unit of one site: [units], higher stays longer."""
 
-CRITERIA: dict[str, Criterion] = {}
+CRITERIA: Registry[Criterion] = Registry("criterion")
 DEFAULT = "obs"
 
 
@@ -49,7 +49,7 @@ def criterion(
     """Register a criterion under its one name."""
 
     def register(score: Score) -> Score:
-        CRITERIA[name] = Criterion(name, score, needs, across_layers, applies)
+        CRITERIA.add(name, Criterion(name, score, needs, across_layers, applies))
         return score
 
     return register
@@ -61,11 +61,7 @@ def rank_units(evidence: Evidence, name: str = DEFAULT) -> dict[str, tuple[int, 
     Raises:
         InputError: no criterion of that name.
     """
-    if name not in CRITERIA:
-        raise InputError(
-            f"criterion '{name}': unknown. Wanted one of {', '.join(sorted(CRITERIA))}"
-        )
-    chosen = CRITERIA[name]
+    chosen = CRITERIA.named(name)
     sites = [site for site in evidence.sites.cuttable if site.kind == "width"]
     orders: dict[str, tuple[int, ...]] = {}
     with console.progress(f"ranking units by {name}", total=len(sites), unit="sites") as advance:

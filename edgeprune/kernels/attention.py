@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from edgeprune.errors import InputError
-from edgeprune.kernels.build import build_library
+from edgeprune.kernels.family import Family
 
 _Floats = ctypes.POINTER(ctypes.c_float)
 
@@ -45,6 +44,10 @@ class _Kernel(ctypes.Structure):
         ),
         ("peak", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)),
     )
+
+
+_FAMILY = Family("attention", "slim attention", _Kernel)
+kernel_named = _FAMILY.named
 
 
 class SlimAttention:
@@ -109,9 +112,7 @@ class SlimAttention:
             *map(_floats, self._held),
         )
         self._call.out = _floats(self.out)
-        reason = library().ep_attention_refuses(ctypes.byref(self._call))
-        if reason:
-            raise InputError(f"slim attention: {reason.decode()}")
+        _FAMILY.check(self._call)
         if mask is not None:
             whole = mask.expand(-1, -1, -1, keys).contiguous()
             steps = [
@@ -147,28 +148,6 @@ class SlimAttention:
     def _hold(self, tensor: Tensor) -> object:
         self._held.append(tensor)
         return _floats(tensor)
-
-
-def kernel_named(name: str | None) -> _Kernel:
-    """The kernel of that name, or the fastest that this machine runs.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = library().ep_attention_kernel(name.encode() if name else None)
-    if not found:
-        raise InputError(f"slim attention: this machine runs no kernel '{name}'")
-    kernel: _Kernel = found.contents
-    return kernel
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The kernels for this machine, compiled when they are first asked for."""
-    loaded = ctypes.CDLL(str(build_library()))
-    loaded.ep_attention_kernel.restype = ctypes.POINTER(_Kernel)
-    loaded.ep_attention_refuses.restype = ctypes.c_char_p
-    return loaded
 
 
 def _in_rows(tensor: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Native libraries, compiled with a toolchain that pip installs."""
+"""Native libraries: carried by the wheel, or compiled with a toolchain that pip installs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 from edgeprune import console, files
@@ -15,10 +16,11 @@ from edgeprune.cache import cache_dir
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.kernels.libraries import LIBRARIES, Library
 from edgeprune.kernels.targets import Target, host_target, target_named
-from edgeprune.versions import versions
 
 # As in pyproject.toml.
 ZIG = "0.17.1"
+# What a wheel carries, in the folders that the cache has; a checkout carries none.
+CARRIED = Path(__file__).parents[1] / "_libraries"
 # Kernels own no state and call nothing: no exceptions, no types at run time, no errno.
 KERNEL_FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-nostdinc++"),
@@ -26,12 +28,14 @@ KERNEL_FLAGS = (
     *("-Wall", "-Wextra", "-Werror"),
 )
 ADAPTER_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+# What debuggers read is six parts in seven, and names folders of this machine.
+LINK_FLAGS = ("-shared", "-Wl,-s")
 
 
 def build_library(
     name: str = "kernels", target: str | None = None, sdk: Path | None = None
 ) -> Path:
-    """A shared library for a target, compiled if it is not in the cache yet.
+    """A shared library for a target, compiled if neither the wheel nor the cache has it.
 
     Args:
         name: of ``LIBRARIES``.
@@ -46,12 +50,17 @@ def build_library(
     library = LIBRARIES[name]
     triple = target or host_target()
     wanted = target_named(triple)
-    if importlib.util.find_spec("ziglang") is None:
-        raise InputError(f"the kernels' compiler is not installed. Run: pip install ziglang=={ZIG}")
     library.check(triple, wanted)
     folder = library.sdk(triple, sdk)
-    path = cache_dir() / "kernels" / f"{triple}-{_key(library, wanted, folder)}" / library.file
+    place = Path(f"{triple}-{_key(library, wanted, sdk)}", library.file)
+    if (CARRIED / place).exists():
+        return CARRIED / place
+    path = cache_dir() / "kernels" / place
     if not path.exists():
+        if importlib.util.find_spec("ziglang") is None:
+            raise InputError(
+                f"the kernels' compiler is not installed. Run: pip install ziglang=={ZIG}"
+            )
         files.write_atomic(path, lambda temporary: _compile(library, wanted, folder, temporary))
     return path
 
@@ -64,16 +73,16 @@ def sources() -> Path:
 
 
 def _key(library: Library, target: Target, sdk: Path | None) -> str:
+    """A hash of all that goes in; nothing of it hangs on where this machine keeps things."""
     folders = ("kernels", *library.folders)
     held = [
         files.sha256_of(file)
         for folder in folders
         for file in sorted((sources() / folder).glob("*"))
     ]
-    flags = (KERNEL_FLAGS, ADAPTER_FLAGS)
-    return files.content_hash(
-        held, flags, vars(library), vars(target), str(sdk), versions(("ziglang", "executorch"))
-    )
+    flags = (KERNEL_FLAGS, ADAPTER_FLAGS, LINK_FLAGS)
+    against = str(sdk) if sdk or not library.package else metadata.version(library.package)
+    return files.content_hash(held, flags, vars(library), vars(target), against, ZIG)
 
 
 def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> None:
@@ -91,7 +100,7 @@ def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> N
         language = "c++" if library.with_cpp else "cc"
         system = _c_library(target, Path(folder)) if library.folders else ()
         flags = (*target.link_flags, *library.link_flags(sdk), *system)
-        _zig(language, target, "-shared", *map(str, objects), *flags, "-o", str(out))
+        _zig(language, target, *LINK_FLAGS, *map(str, objects), *flags, "-o", str(out))
         advance(note=library.file)
 
 

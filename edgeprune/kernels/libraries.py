@@ -63,7 +63,8 @@ class Library:
         if not self.links:
             return ()
         found = (f"-l{name}" for name in self.links)
-        return (f"-L{sdk}/lib", *found, f"-Wl,-rpath,{sdk}/lib", "-Wl,-z,defs")
+        # Python has them in memory by then; an app may keep ours beside them.
+        return (f"-L{sdk}/lib", *found, "-Wl,-rpath,$ORIGIN", "-Wl,-z,defs")
 
     def check(self, name: str, target: Target) -> None:
         """Refuse targets that the adapters cannot be built for.

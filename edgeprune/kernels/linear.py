@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from edgeprune.errors import InputError
-from edgeprune.kernels.attention import library
+from edgeprune.kernels.family import Family
 
 ACTIVATIONS = ("none", "relu", "gelu")
 # Where vectors of every instruction set begin, and lines of every cache.
@@ -44,6 +43,10 @@ class _Kernel(ctypes.Structure):
         ("run", ctypes.CFUNCTYPE(None, _CallAt, _Size, _Size)),
         ("peak", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)),
     )
+
+
+_FAMILY = Family("linear", "linear layer", _Kernel)
+linear_kernel_named = _FAMILY.named
 
 
 class QuantisedLinear:
@@ -86,8 +89,7 @@ class QuantisedLinear:
                     f"wanted {list(shape)} of {dtype}"
                 )
         self._call = _Call(0, in_, out, ACTIVATIONS.index(activation), 1)
-        if reason := library().ep_linear_refuses(ctypes.byref(self._call)):
-            raise InputError(f"linear layer: {reason.decode()}")
+        _FAMILY.check(self._call)
         held = [each.contiguous() if each is not None else None for each in (weights, scales, bias)]
         self._packed = aligned(self.kernel.packed_bytes(in_, out))
         self._call.packed = self._packed.data_ptr()
@@ -116,29 +118,8 @@ class QuantisedLinear:
         return y
 
 
-def linear_kernel_named(name: str | None) -> _Kernel:
-    """The kernel of that name, or the fastest that this machine runs.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = _library().ep_linear_kernel(name.encode() if name else None)
-    if not found:
-        raise InputError(f"linear layer: this machine runs no kernel '{name}'")
-    kernel: _Kernel = found.contents
-    return kernel
-
-
 def aligned(size: int) -> Tensor:
     """Bytes that begin where a line of the cache does."""
     whole = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
     start = -whole.data_ptr() % _ALIGNMENT
     return whole[start : start + size]
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    loaded = library()
-    loaded.ep_linear_kernel.restype = ctypes.POINTER(_Kernel)
-    loaded.ep_linear_refuses.restype = ctypes.c_char_p
-    return loaded

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from edgeprune.errors import InputError
-from edgeprune.kernels.attention import library
+from edgeprune.kernels.family import Family
 
 
 class _Call(ctypes.Structure):
@@ -31,6 +30,10 @@ class _Kernel(ctypes.Structure):
         *(("name", ctypes.c_char_p), ("lanes", ctypes.c_int32)),
         ("run", ctypes.CFUNCTYPE(None, _CallAt, ctypes.c_int32, ctypes.c_int32)),
     )
+
+
+_FAMILY = Family("norm", "layer norm", _Kernel)
+norm_kernel_named = _FAMILY.named
 
 
 def layer_norm(
@@ -70,28 +73,6 @@ def layer_norm(
     rows = x.numel() // width if width else 0
     places = {name: tensor.data_ptr() for name, tensor in held.items()}
     call = _Call(rows, width, eps, **places)
-    if reason := _library().ep_norm_refuses(ctypes.byref(call)):
-        raise InputError(f"layer norm: {reason.decode()}")
+    _FAMILY.check(call)
     norm_kernel_named(kernel).run(ctypes.byref(call), 0, rows)
     return held["out"], held["sum"]
-
-
-def norm_kernel_named(name: str | None) -> _Kernel:
-    """The kernel of that name, or the fastest that this machine runs.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = _library().ep_norm_kernel(name.encode() if name else None)
-    if not found:
-        raise InputError(f"layer norm: this machine runs no kernel '{name}'")
-    kernel: _Kernel = found.contents
-    return kernel
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    loaded = library()
-    loaded.ep_norm_kernel.restype = ctypes.POINTER(_Kernel)
-    loaded.ep_norm_refuses.restype = ctypes.c_char_p
-    return loaded

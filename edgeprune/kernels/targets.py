@@ -34,6 +34,12 @@ class Target:
         # Phones with 16 KB pages load nothing that is aligned to less.
         return ("-nostdlib", "-Wl,-z,max-page-size=16384", "-Wl,-z,defs")
 
+    @property
+    def wheel_platform(self) -> str:
+        """Of a wheel that carries libraries for this Linux: ``manylinux_2_28_x86_64``."""
+        machine, _, version = self.triple.partition("-linux-gnu.")
+        return f"manylinux_{version.replace('.', '_')}_{machine}"
+
 
 _X86 = {
     "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),

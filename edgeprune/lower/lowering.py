@@ -11,6 +11,7 @@ import torch
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
+from edgeprune.registry import Registry
 from edgeprune.versions import versions
 
 Precision = Literal["fp32", "int8"]
@@ -110,7 +111,7 @@ class Runtime(NamedTuple):
     lower_graph: LowerGraph
 
 
-RUNTIMES: dict[str, Runtime] = {}
+RUNTIMES: Registry[Runtime] = Registry("runtime")
 
 
 def register_runtime(
@@ -123,9 +124,7 @@ def register_runtime(
     """
 
     def add(lower: LowerGraph) -> LowerGraph:
-        if name in RUNTIMES:
-            raise ValueError(f"runtime {name!r} is registered twice: {RUNTIMES[name]}, {lower}")
-        RUNTIMES[name] = Runtime(suffix, packages, lower)
+        RUNTIMES.add(name, Runtime(suffix, packages, lower))
         return lower
 
     return add

@@ -10,6 +10,7 @@ from torch import fx
 
 from edgeprune.program.graph import is_call, op_name, shape, value
 from edgeprune.program.program import Program
+from edgeprune.registry import Registry
 from edgeprune.sites.atoms import Dim, unify
 
 Dims: TypeAlias = tuple[Dim, ...]
@@ -18,28 +19,12 @@ Sizes: TypeAlias = Callable[[fx.Node], tuple[int | None, ...]]
 """New shape of a node after a cut; None for the dimension that carries the batch."""
 Literals: TypeAlias = Callable[[fx.Node, Sizes], tuple[Any, ...]]
 
-RULES: dict[Any, Rule] = {}
-LITERALS: dict[Any, Literals] = {}
-
-
-def rule(*targets: Any) -> Callable[[Rule], Rule]:
-    """Register how an ATen op (overload packet or function) relates its dimensions."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(targets, function))
-        return function
-
-    return register
-
-
-def literals(*targets: Any) -> Callable[[Literals], Literals]:
-    """Register how an op's literal arguments (sizes, offsets) follow from the new shapes."""
-
-    def register(function: Literals) -> Literals:
-        LITERALS.update(dict.fromkeys(targets, function))
-        return function
-
-    return register
+RULES: Registry[Rule] = Registry("rule")
+"""How an ATen op (overload packet or function) relates its dimensions."""
+rule = RULES.register
+LITERALS: Registry[Literals] = Registry("literals")
+"""How an op's literal arguments (sizes, offsets) follow from the new shapes."""
+literals = LITERALS.register
 
 
 class Flow:

@@ -7,47 +7,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
+from small_models import WIDTH, Attention, workers
 from torch import Tensor, nn
 
 from edgeprune.devices import LocalDevice, Workload, connect
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.devices.runtimes import RUNTIMES, runtime_of
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.lower import Lowering, lower_graph
-
-WIDTH = 256
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()).eval()
-
-
-@pytest.fixture(scope="module")
-def files(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workload]:
-    """The model in both runtimes' files."""
-    folder, inputs = tmp_path_factory.mktemp("lowered"), (torch.randn(1, WIDTH),)
-    found = {}
-    for runtime in ("executorch", "litert"):
-        how = Lowering(runtime=runtime, delegate="off")
-        path = folder / f"model{how.suffix}"
-        path.write_bytes(lower_graph(model, inputs, how).data)
-        found[runtime] = Workload(runtime, path, inputs)
-    return found
+from edgeprune.lower import Lowering, Precision, lower_graph
 
 
 @pytest.fixture(scope="module")
 def workload(files: dict[str, Workload]) -> Workload:
     return files["litert"]
-
-
-def workers() -> list[int]:
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if "edgeprune.devices.worker" in child.cmdline()]
 
 
 def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Workload) -> None:
@@ -149,19 +123,6 @@ def test_a_runtimes_module_loads_nothing_until_it_is_used() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-class Attention(nn.Module):
-    """A linear layer and attention of two heads on what it gives: ``[1, 6, 16]``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        split = self.mix(x).unflatten(2, (2, 8)).transpose(1, 2)
-        mixed = nn.functional.scaled_dot_product_attention(split, split, split)
-        return mixed.transpose(1, 2).flatten(2)
-
-
 def test_our_delegate_runs_the_composites_of_a_file(tmp_path: Path) -> None:
     model, x = Attention().eval(), torch.randn(3, 6, 16)
     path = tmp_path / "model.tflite"
@@ -173,13 +134,28 @@ def test_our_delegate_runs_the_composites_of_a_file(tmp_path: Path) -> None:
         assert isinstance(device, LocalDevice)
         with device.predictor(path) as predict:
             torch.testing.assert_close(predict((x,)), model(x), atol=1e-5, rtol=1e-5)
-        rows = {(row.op, row.delegate) for row in device.profile(Workload("a", path, (x[:1],)))}
-        assert {("linear", "xnnpack"), ("attention", "edgeprune")} <= rows
-        assert not [op for op, _ in rows if op in ("bmm", "softmax")]
         with WorkerProcess(device.affinity, 1) as worker:
             worker.ask("load", 60.0, name="model", path=str(path))
             maps = Path(f"/proc/{worker._process.pid}/maps").read_text()
     assert "libedgeprune_litert.so" in maps
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_profile_has_each_of_our_operators_and_what_xnnpack_does_beside_them(
+    precision: Precision, tmp_path: Path
+) -> None:
+    x, path = torch.randn(1, 6, 16), tmp_path / "model.tflite"
+    model = nn.Sequential(Attention(), Attention(), nn.LayerNorm(16)).eval()
+    path.write_bytes(lower_graph(model, (x,), Lowering(precision, "litert")).data)
+    with connect("local") as device:
+        rows = device.profile(Workload("model", path, (x,)), runs=3)
+    ours = {row.event: row.calls for row in rows if row.delegate == "edgeprune"}
+    linears = ours.pop("FULLY_CONNECTED", 0)
+    assert ours == {"edgeprune.slim_attention": 2, "edgeprune.layer_norm": 1}
+    assert all(row.ms > 0 for row in rows if row.delegate == "edgeprune")
+    assert linears in ((0, 2) if precision == "int8" else (0,))
+    by_xnnpack = {row.op: row.calls for row in rows if row.delegate == "xnnpack"}
+    assert by_xnnpack == {"other": 1} | ({} if linears else {"linear": 2})
 
 
 def test_a_file_with_composites_runs_where_our_delegate_is_not(tmp_path: Path) -> None:

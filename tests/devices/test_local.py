@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from small_models import WIDTH, Attention, workers
 from torch import Tensor, nn
 
 from edgeprune.devices import (
@@ -34,27 +35,10 @@ from edgeprune.devices.process import WorkerProcess
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower import Lowering, lower_graph
 
-WIDTH = 256
-
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()).eval()
-
-
-@pytest.fixture(scope="module")
-def workload(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Workload:
-    path = tmp_path_factory.mktemp("lowered") / "model.pte"
-    inputs = (torch.randn(1, WIDTH),)
-    path.write_bytes(lower_graph(model, inputs, Lowering(delegate="off")).data)
-    return Workload("model", path, inputs)
-
-
-def workers() -> list[int]:
-    """Our worker processes."""
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if "edgeprune.devices.worker" in child.cmdline()]
+def workload(files: dict[str, Workload]) -> Workload:
+    return replace(files["executorch"], name="model")
 
 
 def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Workload) -> None:
@@ -244,7 +228,7 @@ def _await_children(pid: int, count: int) -> list[psutil.Process]:
 
 
 def test_an_unknown_device_lists_what_exists() -> None:
-    with pytest.raises(InputError, match=r"got device 'phone:x', wanted one of: .*local"):
+    with pytest.raises(InputError, match=r"device 'phone': unknown; there are: .*local"):
         connect("phone:x")
     with pytest.raises(InputError, match="without an address"):
         connect("local:here")
@@ -259,9 +243,9 @@ def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noted:
         """A runtime that does nothing but note what ran."""
 
-        def load(self, path: str) -> Noted:
+        def prepare(self, path: str) -> Callable[[], Noted]:
             self.path = path
-            return self
+            return lambda: self
 
         def bind(self, inputs: list[Any]) -> Callable[[], None]:
             return partial(ran.append, self.path)
@@ -273,6 +257,42 @@ def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = worker.Worker(io.StringIO(), 1).measure(loads, rounds=4, warmup=2)
     assert ran[-8:] == list("ABABABAB")
     assert all(len(timed[name]["samples_ms"]) == 4 for name in "AB")
+
+
+# A line for each look at the clock or at memory: whether our library was there by then.
+LOOKS = """
+import io, sys
+from types import SimpleNamespace
+from edgeprune.devices import worker
+
+def look(*key):
+    with open("/proc/self/maps") as maps:
+        print("libedgeprune_" in maps.read(), file=sys.stderr)
+    return 0
+
+worker.time, worker._status_kb = SimpleNamespace(perf_counter=look), look
+getattr(worker.Worker(io.StringIO(), 1), sys.argv[1])(*sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("runtime", ["executorch", "litert"])
+def test_our_library_is_neither_timed_nor_weighed_with_the_first_file(
+    runtime: str, tmp_path: Path
+) -> None:
+    how, x = Lowering(runtime=runtime), torch.randn(1, 6, 16)
+    path, inputs = tmp_path / f"model{how.suffix}", tmp_path / "inputs.npz"
+    path.write_bytes(lower_graph(Attention().eval(), (x,), how).data)
+    np.savez(inputs, x.numpy())
+    for job in (("load", "model", path), ("memory", path, inputs)):
+        ended = subprocess.run(
+            [sys.executable, "-c", LOOKS, *map(str, job)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        looks = [line for line in ended.stderr.splitlines() if line in ("True", "False")]
+        assert ended.returncode == 0, ended.stderr
+        assert len(looks) >= 2 and set(looks) == {"True"}
 
 
 def test_a_large_batch_is_handed_over_in_parts(

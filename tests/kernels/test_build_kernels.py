@@ -14,7 +14,8 @@ from command_line import edgeprune
 
 from edgeprune.doctor import pins
 from edgeprune.errors import EdgepruneError, InputError
-from edgeprune.kernels import TARGETS, build, build_library
+from edgeprune.kernels import LIBRARIES, TARGETS, build, build_library
+from edgeprune.kernels.libraries import Library
 from edgeprune.kernels.load import BACKEND
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -47,12 +48,46 @@ def test_an_unknown_target_is_answered_with_the_nearest() -> None:
     assert "there is no target 'arch64-linux'. Did you mean aarch64-linux?" in ended.message
 
 
-def test_a_missing_compiler_comes_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor anything that it has made."""
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_missing_compiler_comes_with_the_command_that_installs_it() -> None:
     with pytest.raises(InputError, match=f"pip install ziglang=={pins()['ziglang'][0]}$"):
         build_library()
+
+
+def test_a_carried_library_is_taken_if_it_was_built_of_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = {name: build_library(name) for name in LIBRARIES}
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    carried = tmp_path / "carried"
+    monkeypatch.setattr(build, "CARRIED", carried)
+    monkeypatch.setattr(build, "_compile", lambda *words: words[-1].write_bytes(b"compiled"))
+    for name, path in built.items():
+        place = carried / path.parent.name / path.name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"carried")
+        assert build_library(name) == place
+    monkeypatch.setattr(build.metadata, "version", lambda package: "another")
+    assert build_library("executorch").read_bytes() == b"compiled"
+    assert build_library("litert").read_bytes() == b"carried"
+    monkeypatch.setattr(build, "LINK_FLAGS", (*build.LINK_FLAGS, "-Wl,-O1"))
+    assert build_library("litert").read_bytes() == b"compiled"
+
+
+def test_what_a_library_is_called_does_not_hang_on_where_the_runtime_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = build_library("executorch")
+    monkeypatch.setattr(Library, "sdk", lambda self, target, given: tmp_path)
+    assert build_library("executorch") == before
+    assert str(Path(sys.prefix)).encode() not in before.read_bytes()
 
 
 def test_what_the_compiler_says_is_passed_on_and_nothing_is_left(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from drawn_sizes import FEW, running
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -23,23 +24,7 @@ from edgeprune.kernels.targets import TARGETS
 
 # Of the largest output.
 TOLERANCE = 2e-6
-FEW = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-def _runs(name: str) -> bool:
-    try:
-        norm_kernel_named(name)
-    except InputError:
-        return False
-    return True
-
-
-KERNELS = [name for name in TARGETS[host_target()].kernels if _runs(name)]
+KERNELS = running(TARGETS[host_target()].kernels, norm_kernel_named)
 
 
 def true_norm(s: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

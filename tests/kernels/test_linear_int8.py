@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from drawn_sizes import FEW, running
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -22,29 +23,13 @@ from edgeprune.kernels.build import sources
 from edgeprune.kernels.linear import ACTIVATIONS
 from edgeprune.kernels.targets import TARGETS
 
-FEW = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 TRUE: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "relu": torch.relu,
     "gelu": functional.gelu,
 }
 GUARD = 0xA5
-
-
-def _runs(name: str) -> bool:
-    try:
-        linear_kernel_named(name)
-    except InputError:
-        return False
-    return True
-
-
-KERNELS = [name for name in TARGETS[host_target()].linear if _runs(name)]
+KERNELS = running(TARGETS[host_target()].linear, linear_kernel_named)
 
 
 def drawn(in_: int, out: int) -> tuple[Tensor, Tensor, Tensor]:

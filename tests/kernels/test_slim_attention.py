@@ -12,36 +12,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from drawn_sizes import FEW, running
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.kernels import SlimAttention, host_target, kernel_named
-from edgeprune.kernels.attention import library
+from edgeprune.kernels.attention import _FAMILY
 from edgeprune.kernels.build import sources
 from edgeprune.kernels.targets import TARGETS
 
 # Of the largest output; the inputs are standard normal.
 TOLERANCE = 2e-6
-FEW = settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-def _runs(name: str) -> bool:
-    try:
-        kernel_named(name)
-    except InputError:
-        return False
-    return True
-
-
-KERNELS = [name for name in TARGETS[host_target()].kernels if _runs(name)]
+KERNELS = running(TARGETS[host_target()].kernels, kernel_named)
 
 
 def true_attention(
@@ -258,6 +243,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         SlimAttention(*drawn(1, 4, 4, 3, 2, 8), 3, 2)
     call = SlimAttention(q, k, v, 4)
     call._call.k_row = 31
-    assert library().ep_attention_refuses(ctypes.byref(call._call)) == b"rows that overlap"
+    with pytest.raises(InputError, match="rows that overlap"):
+        _FAMILY.check(call._call)
     with pytest.raises(InputError, match=r"got torch\.float64, wanted float32"):
         SlimAttention(q.double(), k.double(), v.double(), 4)

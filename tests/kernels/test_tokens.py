@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeprune.kernels.attention import library
+from edgeprune.kernels.family import library
 from edgeprune.lower.ops import OURS
 
 SCORES = st.one_of(

@@ -225,7 +225,7 @@ def test_threads_change_nothing(library: Path, tmp_path: Path, threads: int) -> 
     ("changed", "reason"),
     [
         ({"inputs": QKV[:2]}, "wanted 3 or 4 inputs"),
-        ({"inputs": (*QKV, (1, 1, 1, 7), (1, 1, 1, 7))}, "no tensors, or too many"),
+        ({"inputs": QKV * 2}, "no tensors, or too many"),
         ({"inputs": ((1, 1, 5, 16),) * 3}, "q, k or v that is not float32 of rank 3"),
         ({"dtype": "int32"}, "an output that is not float32"),
         ({"inputs": ((1, 0, 16),) * 3}, "no tokens"),

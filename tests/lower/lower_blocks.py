@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from edgeprune.lower import Lowered, Lowering
 
 TOKENS, WIDTH, HEADS = 12, 32, 4
 
@@ -60,3 +68,25 @@ def encoder_inputs(rows: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
     mask = torch.ones(rows, TOKENS, dtype=torch.int64)
     mask[:, TOKENS - 3 :] = 0
     return ids, mask
+
+
+def assert_same_bytes_elsewhere(here: dict[Lowering, Lowered]) -> None:
+    """Another process, with other hashes, lowers the encoder to these files, and says nothing."""
+    script = (
+        "from hashlib import sha256\n"
+        "from edgeprune.lower import Lowering, lower_graph\n"
+        "from lower_blocks import encoder, encoder_inputs\n"
+        f"for how in {list(here)!r}:\n"
+        "    data = lower_graph(encoder(), encoder_inputs(), how).data\n"
+        "    print(sha256(data).hexdigest())\n"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}."},
+    )
+    assert there.stdout.split() == [sha256(file.data).hexdigest() for file in here.values()]
+    assert there.stderr == ""

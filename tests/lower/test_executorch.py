@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import gc
-import hashlib
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from lower_blocks import TOKENS, WIDTH, Block, encoder, encoder_inputs
+from lower_blocks import (
+    TOKENS,
+    WIDTH,
+    Block,
+    assert_same_bytes_elsewhere,
+    encoder,
+    encoder_inputs,
+)
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.graph_module import _loader
@@ -60,28 +63,8 @@ def test_int8_files_stay_close_and_are_smaller(
     assert len(int8.data) < len(fp32.data)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_another_process_lowers_to_the_same_bytes(
-    precision: str, request: pytest.FixtureRequest
-) -> None:
-    here = hashlib.sha256(request.getfixturevalue(precision).data).hexdigest()
-    script = (
-        "import hashlib\n"
-        "from edgeprune.lower import Lowering, lower_graph\n"
-        "from lower_blocks import encoder, encoder_inputs\n"
-        f"off = Lowering({precision!r}, delegate='off')\n"
-        "data = lower_graph(encoder(), encoder_inputs(), off).data\n"
-        "print(hashlib.sha256(data).hexdigest())\n"
-    )
-    there = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONHASHSEED": "7", "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}."},
-    )
-    assert there.stdout.strip() == here
+def test_another_process_lowers_to_the_same_bytes(fp32: Lowered, int8: Lowered) -> None:
+    assert_same_bytes_elsewhere({OFF: fp32, OFF_INT8: int8})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
-from lower_blocks import encoder, encoder_inputs
+from lower_blocks import assert_same_bytes_elsewhere, encoder, encoder_inputs
 from torch import Tensor, nn
 
 from edgeprune.devices import connect
@@ -92,25 +88,7 @@ def test_a_program_without_linears_can_be_int8(tmp_path: Path) -> None:
 
 
 def test_another_process_lowers_to_the_same_bytes(fp32: Lowered, int8: Lowered) -> None:
-    script = (
-        "import hashlib\n"
-        "from edgeprune.lower import Lowering, lower_graph\n"
-        "from lower_blocks import encoder, encoder_inputs\n"
-        "for precision in ('fp32', 'int8'):\n"
-        "    how = Lowering(precision, 'litert', 'off')\n"
-        "    data = lower_graph(encoder(), encoder_inputs(), how).data\n"
-        "    print(hashlib.sha256(data).hexdigest())\n"
-    )
-    there = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONHASHSEED": "7", "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}."},
-    )
-    assert there.stdout.split() == [sha256(each.data).hexdigest() for each in (fp32, int8)]
-    assert there.stderr == ""
+    assert_same_bytes_elsewhere({FP32: fp32, INT8: int8})
 
 
 def test_xnnpack_runs_all_that_works_on_floats_in_one_region(int8: Lowered) -> None:

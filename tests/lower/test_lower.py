@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from edgeprune import files
 from edgeprune.devices import connect
 from edgeprune.errors import InputError
-from edgeprune.lower import Lowering, lower, register_runtime
+from edgeprune.lower import Lowering, lower
 from edgeprune.program import Program
 
 
@@ -69,8 +69,3 @@ def test_unknown_runtimes_and_precisions_list_what_exists() -> None:
         Lowering(runtime="abacus")
     with pytest.raises(InputError, match="got precision 'int3', wanted one of: fp32, int8"):
         Lowering("int3")  # type: ignore[arg-type]
-
-
-def test_a_runtime_registers_once() -> None:
-    with pytest.raises(ValueError, match="registered twice"):
-        register_runtime("executorch", ".pte")(lambda *call: pytest.fail("never run"))

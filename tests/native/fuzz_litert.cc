@@ -13,6 +13,7 @@ TfLiteDelegate* tflite_plugin_create_delegate(const char* const* keys, const cha
                                               size_t count, void (*report_error)(const char*));
 void tflite_plugin_destroy_delegate(TfLiteDelegate*);
 int32_t ep_litert_claimed(TfLiteDelegate*);
+void* ep_litert_time(TfLiteDelegate*, int32_t op);
 }
 
 namespace {
@@ -464,6 +465,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   TfLiteDelegate* delegate = tflite_plugin_create_delegate(&key, &value, 1, [](const char*) {});
   REQUIRE((delegate != nullptr) == (*key && *value));
   if (!delegate) return 0;
+  REQUIRE(ep_litert_time(delegate, 0));  // from here on it times what it runs
   if (!delegate->Prepare(graph.context(), delegate)) graph.live();
   REQUIRE(ep_litert_claimed(delegate) <= 3);
   tflite_plugin_destroy_delegate(delegate);

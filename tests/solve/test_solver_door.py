@@ -12,7 +12,7 @@ import pytest
 from enumerated import random_problem
 
 from edgeprune.errors import InfeasibleError, InputError
-from edgeprune.solve import Block, Bounds, FrontPoint, Problem, evaluate, register, solve
+from edgeprune.solve import Block, Bounds, FrontPoint, Problem, evaluate, solve
 
 
 def block(**changes: Any) -> Block:
@@ -148,11 +148,6 @@ def test_dp_refuses_bounds_that_are_not_one_sum() -> None:
 def test_an_unknown_solver_is_refused_with_the_list() -> None:
     with pytest.raises(InputError, match="'magic': unknown; there are: .*dp.*milp"):
         solve(two_blocks(), Bounds(), "magic")
-
-
-def test_a_solver_name_cannot_be_taken_twice() -> None:
-    with pytest.raises(ValueError, match="registered twice"):
-        register("dp")(lambda problem, bounds: solve(problem, bounds))
 
 
 @pytest.mark.parametrize("bounds", [Bounds(), Bounds(latency_ms=14.0), Bounds(10.0, 30.0, 25.0)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgeprune.devices.runtimes.runtime import (
+    OURS,
     Event,
     Run,
     events_by_name,
@@ -20,7 +21,6 @@ from edgeprune.devices.runtimes.runtime import (
 )
 
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
-_OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
 _NATIVE = re.compile(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?")
 
 
@@ -36,14 +36,18 @@ class Executorch:
 
         _C._unsafe_reset_threadpool(threads)
 
-    def load(self, path: str) -> ExecutorchMethod:
-        """See ``Runtime.load``."""
-        return ExecutorchMethod(path)
+    def prepare(self, path: str) -> Callable[[], ExecutorchMethod]:
+        """See ``Runtime.prepare``."""
+        from edgeprune.kernels.load import load_for_executorch
+
+        load_for_executorch(path)
+        return partial(ExecutorchMethod, path)
 
     def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
         """See ``Runtime.trace``."""
         from executorch.devtools import Inspector
 
+        self.prepare(path)
         method = ExecutorchMethod(path, traced=True)
         run = method.bind(inputs)
         for _ in range(runs):
@@ -66,9 +70,6 @@ class ExecutorchMethod:
     def __init__(self, path: str, traced: bool = False) -> None:
         from executorch.extension.pybindings import _C
 
-        from edgeprune.kernels.load import load_for_executorch
-
-        load_for_executorch(path)
         # A debug buffer of 1 MB aborted the runtime (1.5.1); timing needs none.
         self.program = _C._load_program(
             path,
@@ -94,4 +95,4 @@ def _operator(event: str) -> tuple[str, str]:
     native = _NATIVE.fullmatch(event)
     if native:
         return native.group(1), "cpu"
-    return (_OURS[event], "edgeprune") if event in _OURS else (xnnpack_operator(event), "xnnpack")
+    return (OURS[event], "edgeprune") if event in OURS else (xnnpack_operator(event), "xnnpack")

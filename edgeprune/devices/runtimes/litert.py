@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import statistics
+import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, c_char_p, c_int32, c_int64, c_void_p
+from functools import partial
+from itertools import count, takewhile
 
 import numpy as np
 
-from edgeprune.devices.runtimes.runtime import Event, Run, register
+from edgeprune.devices.runtimes.runtime import OURS, Event, Run, register
 
-COMPOSITES = "attention, layer norms, and sums and reshapes between them"
 WARMUP_RUNS = 3
-_IN_COMPOSITES = {
+BETWEEN = "sums, norms and reshapes between our operators, by difference"
+# What XNNPACK has instead of our operators, and around them.
+_INSTEAD = {
     *("bmm", "softmax", "mean", "squared_difference", "rsqrt", "sub", "mul", "add"),
     *("transpose", "reshape", "div"),
 }
+
+
+class _Time(ctypes.Structure):
+    """``Time`` of delegate.cc."""
+
+    _fields_ = (("name", c_char_p), ("nanoseconds", c_int64), ("calls", c_int64))
 
 
 @register(".tflite")
@@ -29,49 +39,54 @@ class Litert:
 
         self._threads = threads
 
-    def load(self, path: str) -> LitertMethod:
-        """See ``Runtime.load``."""
-        return LitertMethod(path, self._threads)
+    def prepare(self, path: str) -> Callable[[], LitertMethod]:
+        """See ``Runtime.prepare``."""
+        from edgeprune.kernels.load import libraries_for_litert
+
+        libraries = [str(library) for library in libraries_for_litert(path)]
+        for library in libraries:
+            ctypes.CDLL(library)
+        return partial(LitertMethod, path, self._threads, libraries)
 
     def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
         """See ``Runtime.trace``.
 
         The profiler cannot take our delegate along: it sees composites as the operators inside
-        them. Those and their like are one event here, what a run with our delegate takes besides
-        all others.
+        them. Ours are timed by the delegate itself, in other runs; what those take besides them
+        and the profiler's other operators is one event.
         """
         from edgeprune.devices.runtimes.litert_trace import CompiledModel
 
-        method = self.load(path)
+        method = self.prepare(path)()
         model = CompiledModel(path, self._threads)
         events = model.trace(method.narrowed(inputs), method.empty_outputs(), runs)
-        if not method.composites:
+        if not method.delegates:
             return events
-        others = [event for event in events if event.op not in _IN_COMPOSITES]
-        ms = _median_ms(method.bind(inputs), runs) - sum(event.ms for event in others)
-        return [*others, Event("attention", COMPOSITES, "edgeprune", max(ms, 0.0), 1)]
+        whole_ms, ours = method.trace(inputs, runs)
+        linears = any(event.op == "linear" for event in ours)
+        others = [
+            event
+            for event in events
+            if event.op not in _INSTEAD and not (linears and "QC8W" in event.event)
+        ]
+        rest_ms = whole_ms - sum(event.ms for event in (*ours, *others))
+        return [*ours, *others, Event("other", BETWEEN, "xnnpack", max(rest_ms, 0.0), 1)]
 
 
-def _median_ms(run: Run, runs: int) -> float:
-    taken = []
-    for _ in range(WARMUP_RUNS + runs):
-        started = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[WARMUP_RUNS:]) * 1e3
+def _event(name: str, ms: float, calls: int) -> Event:
+    return Event(OURS[name.removeprefix("edgeprune.")], name, "edgeprune", ms, calls)
 
 
 class LitertMethod:
     """A ``.tflite`` in the interpreter that apps use."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, delegates: Sequence[str]) -> None:
         from ai_edge_litert.interpreter import Interpreter, load_delegate
 
-        from edgeprune.kernels.load import libraries_for_litert
-
-        ours = [load_delegate(str(library)) for library in libraries_for_litert(path)]
-        self.composites = bool(ours)
-        self._interpreter = Interpreter(path, num_threads=threads, experimental_delegates=ours)
+        self.delegates = [load_delegate(library) for library in delegates]
+        self._interpreter = Interpreter(
+            path, num_threads=threads, experimental_delegates=self.delegates
+        )
         self._interpreter.allocate_tensors()
         # In the program's order, as the converter writes them; a signature sorts them by name.
         self._inputs = self._interpreter.get_input_details()
@@ -90,6 +105,28 @@ class LitertMethod:
             return [interpreter.get_tensor(number) for number in fetched]
 
         return run
+
+    def trace(self, inputs: Sequence[np.ndarray], runs: int) -> tuple[float, list[Event]]:
+        """What a run takes in ms, and our operators of it; medians over runs."""
+        run, (delegate,) = self.bind(inputs), self.delegates
+        look = delegate._library.ep_litert_time
+        look.argtypes, look.restype = [c_void_p, c_int32], POINTER(_Time)
+        places = (look(delegate._get_native_delegate_pointer(), op) for op in count())
+        times = [place.contents for place in takewhile(bool, places)]
+        samples = []
+        for _ in range(WARMUP_RUNS + runs):
+            for each in times:
+                each.nanoseconds = each.calls = 0
+            started = time.perf_counter()
+            run()
+            whole = time.perf_counter() - started
+            samples.append([whole * 1e3, *(each.nanoseconds / 1e6 for each in times)])
+        whole_ms, *ours_ms = np.median(samples[WARMUP_RUNS:], axis=0).tolist()
+        return whole_ms, [
+            _event(each.name.decode(), ms, each.calls)
+            for each, ms in zip(times, ours_ms, strict=True)
+            if each.calls
+        ]
 
     def narrowed(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The inputs as the file takes them: int32 where the program has int64."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from os.path import splitext
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from edgeprune.errors import InputError
+from edgeprune.registry import Registry
 
 Run: TypeAlias = Callable[[], Sequence[Any]]
 """Run once; copies of the outputs, of any type that numpy reads, in the program's order."""
@@ -35,8 +36,8 @@ class Method(Protocol):
 class Runtime(Protocol):
     """A runtime with its libraries loaded; both raise where the file is none of its own."""
 
-    def load(self, path: str) -> Method:
-        """A file, ready to run."""
+    def prepare(self, path: str) -> Callable[[], Method]:
+        """What loads a file; other libraries that it needs are in memory before."""
         ...
 
     def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
@@ -45,20 +46,9 @@ class Runtime(Protocol):
 
 
 Opener: TypeAlias = Callable[[int], Runtime]
-Registered = TypeVar("Registered", bound=Opener)
-RUNTIMES: dict[str, Opener] = {}
-
-
-def register(suffix: str) -> Callable[[Registered], Registered]:
-    """Decorate ``open(threads) -> Runtime`` to offer it for files ending in ``suffix``."""
-
-    def add(opener: Registered) -> Registered:
-        if suffix in RUNTIMES:
-            raise ValueError(f"files {suffix} have two runtimes: {RUNTIMES[suffix]}, {opener}")
-        RUNTIMES[suffix] = opener
-        return opener
-
-    return add
+"""``open(threads) -> Runtime``, for files of one suffix."""
+RUNTIMES: Registry[Opener] = Registry("runtime for files")
+register = RUNTIMES.register
 
 
 def runtime_of(path: str) -> str:
@@ -85,7 +75,13 @@ def events_by_name(
     return list(found.values())
 
 
-# XNNPACK's words in a trace and ours, the same in every runtime that calls it.
+# Our operators, as our delegates call them.
+OURS = {
+    **{"slim_attention": "attention", "slim_attention_scores": "attention"},
+    **{"layer_norm": "layer_norm", "token_select": "token_select"},
+    **{"linear_int8": "linear", "FULLY_CONNECTED": "linear"},
+}
+# XNNPACK's words in a trace, and ours for them, the same in every runtime that calls it.
 _XNNPACK = (
     *(("Fully Connected", "linear"), ("Batch Matrix Multiply", "bmm"), ("Convolution", "conv")),
     *(("Softmax", "softmax"), ("GELU", "gelu"), ("Transpose", "transpose"), ("Copy", "reshape")),
