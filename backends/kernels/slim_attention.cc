@@ -26,6 +26,9 @@ constexpr int kScores = 4096;
 // Values are read where they are (16 tokens take 6% less), unless more tiles than this read them
 // from rows a page apart, which share cache sets.
 constexpr int kReadInPlace = 4, kPage = 4096 / sizeof(float);
+// Keys are split where there are no more queries than this (on two threads, 8 queries of 2,048 keys
+// take 0.5 to 0.6 of the time, 16, whose rows can be split, 0.85), into parts of at least so many.
+constexpr int kFewQueries = 24, kLeastKeys = 256;
 constexpr int kAligned = 16;  // floats in a cache line
 
 INLINE float* aligned(float* from) {
@@ -33,11 +36,17 @@ INLINE float* aligned(float* from) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(from) + line - 1) / line * line);
 }
 INLINE int larger_of(int a, int b) { return a > b ? a : b; }
+INLINE int repeat_of(const EpAttention& a) { return a.heads / a.kv_heads; }
 
 INLINE int64_t q_width(const EpAttention& a) { return a.heads * a.head_dim; }
 INLINE int64_t q_row(const EpAttention& a) { return a.q_row ? a.q_row : q_width(a); }
 INLINE int64_t k_row(const EpAttention& a) { return a.k_row ? a.k_row : a.kv_heads * a.head_dim; }
 INLINE int64_t v_row(const EpAttention& a) { return a.v_row ? a.v_row : a.kv_heads * a.head_dim; }
+
+INLINE int real_keys(const EpAttention& a, int batch) {
+  if (!a.lengths) return a.keys;
+  return smaller(a.keys, larger_of(0, a.lengths[batch]));
+}
 
 // Keys in vectors that are kLanes keys wide. Up to half a vector of last keys goes into narrow
 // vectors instead, of few keys x some columns: a quarter of the work, without empty lanes.
@@ -70,8 +79,7 @@ struct Plan {
     const int heads = a.batch * a.kv_heads;
     parts = smaller(tiles, ceil_div(larger_of(1, a.threads), larger_of(1, heads)));
     steps = heads * parts;
-    in_place = a.head_dim >= kLanes &&
-               (tiles * (a.heads / a.kv_heads) <= kReadInPlace || v_row(a) < kPage);
+    in_place = a.head_dim >= kLanes && (tiles * repeat_of(a) <= kReadInPlace || v_row(a) < kPage);
     scores = static_cast<size_t>(round_up(a.keys, kLanes)) * a.head_dim;
     values = scores + static_cast<size_t>(block) * kRows * stride;
     floats = values;
@@ -317,6 +325,7 @@ struct Head {
   const float *packed, *values;
   int64_t value_row;
   float* scores;  // of a block
+  float* kept;    // the largest score of each row, then its factor: null where all keys are read
 
   int keys(int end) const { return a.causal ? smaller(real, end) : real; }
   const float* q(int query) const {
@@ -358,12 +367,13 @@ void mask_rows(const Head& head, int first, int rows, int padded, float* scores)
     hide(scores + r * stride, head.keys(first + r + 1), padded);
 }
 
-// ``tops`` gets the largest score of each of up to kLanes rows.
-void find_tops(int count, int padded, float* scores, int stride, float* tops) {
+// ``tops`` gets the largest score of each of up to kLanes rows, of which ``kept`` keeps a copy.
+void find_tops(int count, int padded, float* scores, int stride, float* tops, float* kept) {
   Vec most[kLanes] = {};
   for (int r = 0; r < count; ++r) most[r] = largest(scores + r * stride, padded);
   const Vec top = whole_above(folded(most, larger));
   store(tops, top);
+  if (kept) store_some(kept, top, count);
   if (!any((top > kLargestTop) | (top < -kLargestTop))) return;
   for (int r = 0; r < count; ++r)
     if (!(tops[r] <= kLargestTop && tops[r] >= -kLargestTop))
@@ -398,10 +408,13 @@ void attend(const Head& head, int tile, int last, float* received) {
   // Each step goes through all rows: in one loop, every row would wait for its own sums.
   const int padded = round_up(head.keys(first + rows), kLanes);
   mask_rows(head, first, rows, padded, head.scores);
+  float* kept = head.kept ? head.kept + head.h * head.a.queries + first : nullptr;
   for (int r = 0; r < rows; r += kLanes)
-    find_tops(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r);
+    find_tops(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r,
+              kept ? kept + r : nullptr);
   for (int r = 0; r < rows; r += kLanes)
     weigh_rows(smaller(kLanes, rows - r), padded, head.scores + r * stride, stride, factors + r);
+  for (int r = 0; kept && r < rows; ++r) kept[head.a.heads * head.a.queries + r] = factors[r];
   for (int r = 0; received && r < rows; ++r)
     add_received(head, first + r, head.scores + r * stride, factors[r], received);
   for (int t = tile; t < last; ++t) {
@@ -410,14 +423,13 @@ void attend(const Head& head, int tile, int last, float* received) {
   }
 }
 
-void run_step(const EpAttention& a, const Plan& plan, int step, float* workspace) {
+void run_step(const EpAttention& a, const Plan& plan, int step, float* kept, float* workspace) {
   const int part = step % plan.parts, pair = step / plan.parts;
   const int group = pair % a.kv_heads, batch = pair / a.kv_heads;
-  const int real =
-      a.lengths ? smaller(a.keys, a.lengths[batch] < 0 ? 0 : a.lengths[batch]) : a.keys;
+  const int real = real_keys(a, batch);
   const int64_t first = static_cast<int64_t>(batch) * a.keys, column = group * a.head_dim;
   const float* v = a.v + first * v_row(a) + column;
-  Head head{a, plan, batch, 0, real, workspace, v, v_row(a), workspace + plan.scores};
+  Head head{a, plan, batch, 0, real, workspace, v, v_row(a), workspace + plan.scores, kept};
   pack_keys(a.k + first * k_row(a) + column, k_row(a), real, a.head_dim, a.scale * kLog2E,
             workspace);
   if (!plan.in_place) {
@@ -427,20 +439,118 @@ void run_step(const EpAttention& a, const Plan& plan, int step, float* workspace
   }
   float* received = a.received ? a.received + static_cast<int64_t>(step) * a.keys : nullptr;
   for (int j = 0; received && j < a.keys; ++j) received[j] = 0.0f;
-  const int repeat = a.heads / a.kv_heads, end = plan.tiles * (part + 1) / plan.parts;
+  const int repeat = repeat_of(a), end = plan.tiles * (part + 1) / plan.parts;
   for (head.h = group * repeat; head.h < (group + 1) * repeat; ++head.h)
     for (int t = plan.tiles * part / plan.parts; t < end; t += plan.block)
       attend(head, t, smaller(end, t + plan.block), received);
 }
 
-int32_t steps_of(const EpAttention* a) { return Plan(*a).steps; }
+// Where a call has fewer key-value heads than threads, and few queries, its keys are split. A part
+// is a call of its own: of one head and some keys, its outputs beside those of the other parts.
+struct Split {
+  const EpAttention& a;
+  int parts, keys;  // in how many parts; most keys of one. One part: not split
 
+  explicit Split(const EpAttention& call) : a(call), parts(1), keys(call.keys) {
+    const int heads = a.batch * a.kv_heads;
+    if (!heads || !a.queries || a.queries > kFewQueries || a.causal || a.received) return;
+    parts = larger_of(1, smaller(a.threads / heads, a.keys / kLeastKeys));
+    keys = round_up(ceil_div(a.keys, parts), kLanes);
+  }
+  int steps() const { return a.batch * a.kv_heads * parts; }
+  int rows() const { return repeat_of(a) * a.queries; }
+  // What a part leaves: the outputs of its rows, their largest scores, their factors.
+  int64_t floats() const { return int64_t{rows()} * (a.head_dim + 2); }
+  float* values(int step) const { return a.parts + step * floats(); }
+  float* kept(int step) const { return values(step) + int64_t{rows()} * a.head_dim; }
+
+  // ``length`` gets the keys that the part has, and must stay.
+  EpAttention part(int step, int32_t* length) const {
+    const int pair = step / parts, group = pair % a.kv_heads, batch = pair / a.kv_heads;
+    const int real = real_keys(a, batch), each = round_up(ceil_div(real, parts), kLanes);
+    const int first = smaller(real, step % parts * each);
+    const int64_t column = int64_t{group} * a.head_dim, head = int64_t{group} * repeat_of(a);
+    const int64_t key = int64_t{batch} * a.keys + first;
+    *length = smaller(each, real - first);
+    EpAttention p = a;
+    p.batch = p.kv_heads = p.threads = 1, p.heads = repeat_of(a);
+    p.keys = keys, p.lengths = length, p.parts = nullptr;
+    p.q_row = q_row(a), p.k_row = k_row(a), p.v_row = v_row(a);
+    p.q = a.q + int64_t{batch} * a.queries * p.q_row + head * a.head_dim;
+    p.k = a.k + key * p.k_row + column;
+    p.v = a.v + key * p.v_row + column;
+    if (a.mask) p.mask = a.mask + batch * a.mask_batch + head * a.mask_head + first;
+    p.mask_batch = 0;
+    p.out = values(step);
+    return p;
+  }
+};
+
+INLINE bool is_split(const EpAttention& a) { return a.parts && Split(a).parts > 1; }
+
+// One row out of what the parts of its keys, ``step`` on, made of it.
+void merge_row(const Split& split, int step, int row, float* out) {
+  const int parts = split.parts, dim = split.a.head_dim;
+  float top = -__FLT_MAX__, total = 0.0f;
+  for (int p = 0; p < parts; ++p) {
+    const float other = split.kept(step + p)[row];
+    top = other > top ? other : top;
+  }
+  for (int p = 0; p < parts; ++p) {
+    float* kept = split.kept(step + p) + row;
+    float& factor = kept[split.rows()];  // becomes the part's weight
+    const float below = exp2_below(splat(kept[0] - top), Vec{})[0];
+    factor = factor == 0.0f ? 0.0f : below / factor;
+    total += factor;
+  }
+  const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+  for (int c = 0; c < dim; c += kLanes) {
+    Vec sums{};
+    for (int p = 0; p < parts; ++p) {
+      const float* values = split.values(step + p) + int64_t{row} / split.a.queries * dim;
+      values += int64_t{row} % split.a.queries * repeat_of(split.a) * dim;
+      sums += load_some(values + c, dim - c) * split.kept(step + p)[split.rows() + row];
+    }
+    store_some(out + c, sums * inverse, dim - c);
+  }
+}
+
+void merge(const EpAttention* a) {
+  if (!is_split(*a)) return;
+  const Split split(*a);
+  const int repeat = repeat_of(*a);
+  for (int pair = 0; pair < a->batch * a->kv_heads; ++pair)
+    for (int row = 0; row < split.rows(); ++row) {
+      const int64_t query = int64_t{pair / a->kv_heads} * a->queries + row % a->queries;
+      const int64_t head = pair % a->kv_heads * repeat + row / a->queries;
+      merge_row(split, pair * split.parts, row, a->out + query * q_width(*a) + head * a->head_dim);
+    }
+}
+
+size_t parts_bytes(const EpAttention* a) {
+  const Split split(*a);
+  return split.parts > 1 ? split.steps() * split.floats() * sizeof(float) : 0;
+}
+
+int32_t steps_of(const EpAttention* a) { return is_split(*a) ? Split(*a).steps() : Plan(*a).steps; }
+
+// A part of the keys needs no more than all.
 size_t workspace_of(const EpAttention* a) { return (Plan(*a).floats + kAligned) * sizeof(float); }
 
 void run(const EpAttention* a, int32_t first, int32_t last, void* workspace) {
+  float* memory = aligned(static_cast<float*>(workspace));
   const Plan plan(*a);
-  for (int step = first; step < last; ++step)
-    run_step(*a, plan, step, aligned(static_cast<float*>(workspace)));
+  const Split split(*a);
+  const bool parts = is_split(*a);
+  for (int step = first; step < last; ++step) {
+    if (!parts) {
+      run_step(*a, plan, step, nullptr, memory);
+      continue;
+    }
+    int32_t length;
+    const EpAttention part = split.part(step, &length);
+    run_step(part, Plan(part), 0, split.kept(step), memory);
+  }
 }
 
 int64_t peak(int64_t rounds) {
@@ -460,4 +570,4 @@ int64_t peak(int64_t rounds) {
 }  // namespace
 
 extern "C" const EpAttentionKernel EP_JOIN(ep_attention_, EP_ISA) = {
-    EP_STRING(EP_ISA), kLanes, steps_of, workspace_of, run, peak};
+    EP_STRING(EP_ISA), kLanes, steps_of, workspace_of, run, parts_bytes, merge, peak};

@@ -37,6 +37,9 @@ typedef struct {
   // caller adds up per batch (steps of one batch follow each other); null: not wanted.
   float* received;
   const float* query_weights;  // [batch, queries] of each query in ``received``; null: all 1
+  // Memory of ``parts_bytes``, so that keys are split among steps where queries are few; null: they
+  // are not. Set before steps are counted; ``merge`` comes after the last one.
+  float* parts;
 } EpAttention;
 
 typedef struct {
@@ -45,6 +48,8 @@ typedef struct {
   int32_t (*steps)(const EpAttention*);
   size_t (*workspace_bytes)(const EpAttention*);  // of one thread
   void (*run)(const EpAttention*, int32_t first, int32_t last, void* workspace);
+  size_t (*parts_bytes)(const EpAttention*);  // 0: keys are not split
+  void (*merge)(const EpAttention*);          // does nothing where they were not
   // Multiplies and adds in registers alone, for benchmarks to be a share of; returns how many
   // floating-point operations that was.
   int64_t (*peak)(int64_t rounds);

@@ -18,6 +18,7 @@ struct Region {
   NodeRecord* nodes;
   int64_t* sizes;  // elements of the inputs, then of the outputs
   unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
+  unsigned char* parts;                                              // of attention's keys
   size_t workspace_bytes;                                            // of one thread
   int threads;
 };
@@ -127,10 +128,14 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
     ep_attention_set_mask(&call, at.at(3), mask->dims);
   const int32_t keys = ep_attention_real_keys(&call);
   if (call.batch == 1) call.lengths = &keys;
+  call.parts = reinterpret_cast<float*>(r.parts);
   const EpAttentionKernel& kernel = attention_kernel();
-  return share(threads, r.threads, kernel.steps(&call), [&](int part, int first, int last) {
+  const auto run = [&](int part, int first, int last) {
     kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);
-  });
+  };
+  if (!share(threads, r.threads, kernel.steps(&call), run)) return false;
+  kernel.merge(&call);
+  return true;
 }
 
 // ---- layer norm
@@ -296,13 +301,15 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
 
 // Memory for running, and the weights in the form that the kernels read.
 const char* reserve(Region& r, const unsigned char* weights) {
-  uint64_t quantised = 0, workspace = 0;
+  uint64_t quantised = 0, workspace = 0, parts = 0;
   for (uint32_t n = 0; n < r.header.nodes; ++n) {
     const NodeRecord& node = r.nodes[n];
     if (node.op == NodeRecord::kAttention) {
       const EpAttention call = attention_of(r, node);
       const uint64_t bytes = attention_kernel().workspace_bytes(&call);
+      const uint64_t split = attention_kernel().parts_bytes(&call);
       workspace = bytes > workspace ? bytes : workspace;
+      parts = split > parts ? split : parts;
     } else if (node.op == NodeRecord::kLinearInt8) {
       const EpLinear call = linear_of(r, node);
       const EpLinearKernel& kernel = linear_kernel();
@@ -323,7 +330,8 @@ const char* reserve(Region& r, const unsigned char* weights) {
   r.arena = take(r.header.arena_bytes);
   r.quantised = take(quantised);
   r.workspaces = take(r.workspace_bytes * r.threads);
-  return r.arena && r.quantised && r.workspaces ? nullptr : "out of memory";
+  r.parts = take(parts);
+  return r.arena && r.quantised && r.workspaces && r.parts ? nullptr : "out of memory";
 }
 
 }  // namespace
@@ -348,7 +356,7 @@ void region_free(Region* region) {
                        static_cast<void*>(region->sizes), static_cast<void*>(region->floats),
                        static_cast<void*>(region->arena), static_cast<void*>(region->quantised),
                        static_cast<void*>(region->workspaces), static_cast<void*>(region->packed),
-                       static_cast<void*>(region)})
+                       static_cast<void*>(region->parts), static_cast<void*>(region)})
     free(memory);
 }
 

@@ -25,7 +25,7 @@ class _Call(ctypes.Structure):
         *((name, _Floats) for name in ("q", "k", "v", "mask")),
         *((f"mask_{axis}", ctypes.c_int64) for axis in ("batch", "head", "query")),
         *(("lengths", ctypes.POINTER(ctypes.c_int32)), ("out", _Floats)),
-        *(("received", _Floats), ("query_weights", _Floats)),
+        *((name, _Floats) for name in ("received", "query_weights", "parts")),
     )
 
 
@@ -43,6 +43,8 @@ class _Kernel(ctypes.Structure):
             "run",
             ctypes.CFUNCTYPE(None, _CallAt, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p),
         ),
+        ("parts_bytes", ctypes.CFUNCTYPE(ctypes.c_size_t, _CallAt)),
+        ("merge", ctypes.CFUNCTYPE(None, _CallAt)),
         ("peak", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)),
     )
 

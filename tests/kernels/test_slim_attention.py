@@ -228,6 +228,28 @@ def test_more_threads_than_heads_share_the_query_rows_in_any_order(kernel: str) 
     assert torch.equal(call.out, wanted)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("queries", [1, 16])
+def test_more_threads_than_heads_share_the_keys_of_few_queries(kernel: str, queries: int) -> None:
+    q, k, v = drawn(2, queries, 1500, 2, 1, 40)
+    options: dict[str, Any] = {
+        "mask": torch.randn(1, 2, 1, 1500),
+        "lengths": torch.tensor([9, 1400]),
+    }
+    call = SlimAttention(q, k, v, 2, 1, kernel=kernel, **options)
+    call._call.threads = 8
+    at = ctypes.byref(call._call)
+    assert call.kernel.steps(at) < 8, "nothing is split without memory for it"
+    memory = torch.full((call.kernel.parts_bytes(at) // 4,), math.nan)
+    call._call.parts = ctypes.cast(memory.data_ptr(), ctypes.POINTER(ctypes.c_float))
+    assert call.kernel.steps(at) == 8
+    for step in reversed(range(8)):
+        call.kernel.run(at, step, step + 1, call._workspace)
+    call.kernel.merge(at)
+    wanted, _ = true_attention(q, k, v, 2, 1, **options)
+    assert relative_error(call.out, wanted) <= TOLERANCE
+
+
 def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
     source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]

@@ -11,6 +11,8 @@ constexpr Wide kFloats = int64_t{1} << 33;
 
 enum { kMask = 1, kReceived = 2, kWeights = 4, kLengths = 8, kCausal = 16, kAnyHeads = 32 };
 enum { kGaps = 64, kKeyMask = 128 };
+// Where attention received is not wanted, this splits the keys.
+enum { kParts = kWeights };
 
 Wide product(Wide a, Wide b, Wide c, Wide d = 1) { return a * b * c * d; }
 
@@ -27,6 +29,9 @@ void set_mask(EpAttention& a, uint8_t options, const float* mask) {
 }
 
 void run(const EpAttentionKernel& kernel, EpAttention a, uint8_t options, Bytes bytes) {
+  const Wide part_bytes = options & (kReceived | kCausal) ? 0 : kernel.parts_bytes(&a);
+  float anywhere;
+  if (part_bytes && options & kParts) a.parts = &anywhere;
   const int32_t steps = kernel.steps(&a);
   const Wide groups = Wide(a.batch) * a.kv_heads;
   REQUIRE(steps >= 0 && steps <= groups + (a.threads > 0 ? a.threads : 0));
@@ -42,7 +47,7 @@ void run(const EpAttentionKernel& kernel, EpAttention a, uint8_t options, Bytes 
   const Wide keys = Wide(a.batch) * a.keys, kv_width = Wide(a.kv_heads) * a.head_dim;
   const Wide k_floats = reach(keys, a.k_row, kv_width), v_floats = reach(keys, a.v_row, kv_width);
   if (!steps || work > kWork) return;
-  for (Wide floats : {masks, parts, q_floats, k_floats, v_floats})
+  for (Wide floats : {masks, parts, part_bytes, q_floats, k_floats, v_floats})
     if (floats > kFloats) return;
 
   auto q = numbers<float>(q_floats, bytes), k = numbers<float>(k_floats, bytes);
@@ -61,7 +66,13 @@ void run(const EpAttentionKernel& kernel, EpAttention a, uint8_t options, Bytes 
   if (a.batch == 1 && options & kKeyMask) lengths[0] = ep_attention_real_keys(&a);
   if (options & kLengths) a.lengths = lengths.data();
   Guarded<char> workspace(static_cast<size_t>(workspace_bytes));
-  if (work * steps <= kWork) return kernel.run(&a, 0, steps, workspace.data());
+  Guarded<char> memory(static_cast<size_t>(part_bytes));
+  if (a.parts) a.parts = reinterpret_cast<float*>(memory.data());
+  if (a.parts && work * steps > kWork) return;
+  if (work * steps <= kWork) {
+    kernel.run(&a, 0, steps, workspace.data());
+    return kernel.merge(&a);
+  }
   kernel.run(&a, 0, 1, workspace.data());
   kernel.run(&a, steps - 1, steps, workspace.data());
 }

@@ -72,13 +72,17 @@ struct Call {
   }
 };
 
-// All steps, last to first or in any other order, each with a workspace full of NaN.
+// All steps, last to first or in any other order, each with a workspace full of NaN; the keys split
+// where that is offered.
 void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<float>& out,
          Guarded<float>* received, Random& random) {
   REQUIRE(!ep_attention_refuses(&a));
   out.spoil();
   if (received) received->spoil();
   a.out = out.data(), a.received = received ? received->data() : nullptr;
+  Guarded<char> parts(kernel.parts_bytes(&a));
+  parts.spoil();
+  if (parts.size() && !received) a.parts = reinterpret_cast<float*>(parts.data());
   const int steps = kernel.steps(&a);
   std::vector<int> order(steps);
   for (int i = 0; i < steps; ++i) order[i] = i;
@@ -88,6 +92,7 @@ void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<float>& out,
     workspace.spoil();
     kernel.run(&a, step, step + 1, workspace.data());
   }
+  kernel.merge(&a);
 }
 
 // The parts of all steps, summed for each batch.
@@ -135,9 +140,23 @@ double any_sizes(const EpAttentionKernel& kernel, Random& random) {
   return error_of(kernel, call, random.one_in(2), random);
 }
 
+// Few queries of many keys, which threads share.
+double parts_of_keys(const EpAttentionKernel& kernel, Random& random) {
+  const int groups = random.between(1, 2), batch = random.between(1, 2);
+  Call call(random, batch, random.between(1, 24), random.between(512, 1200), groups,
+            random.between(1, 3), random.between(1, 70));
+  call.a.threads = batch * groups * random.between(2, 5);
+  REQUIRE(kernel.parts_bytes(&call.a));
+  if (random.one_in(2)) call.add_mask(random);
+  if (random.one_in(2)) call.add_lengths(random);
+  return error_of(kernel, call, false, random);
+}
+
 // Values of keys that may not be read are multiplied by 0, as PyTorch does: not under causal.
 double odd_numbers(const EpAttentionKernel& kernel, Random& random) {
-  Call call(random, 1, random.between(1, 20), random.between(1, 40), 2, 1, random.between(1, 40));
+  const int keys = random.one_in(8) ? random.between(512, 600) : random.between(1, 40);
+  Call call(random, 1, random.between(1, 20), keys, 2, 1, random.between(1, 40));
+  call.a.threads = 4;
   Guarded<float>& where = *random.pick({&call.q, &call.k, &call.v})->get();
   const bool may_be_infinite = &where == call.v.get();
   where[random.next() % where.size()] = may_be_infinite && random.one_in(2) ? -INFINITY : NAN;
@@ -146,8 +165,10 @@ double odd_numbers(const EpAttentionKernel& kernel, Random& random) {
 
 // Scores of 10^15 leave nothing but the best key, and tiny ones all keys alike.
 void large_and_tiny_scores(const EpAttentionKernel& kernel, Random& random) {
-  const int keys = random.between(1, 70), dim = random.between(1, 64);
+  const int keys = random.one_in(8) ? random.between(512, 600) : random.between(1, 70);
+  const int dim = random.between(1, 64);
   Call call(random, 1, 9, keys, 1, 1, dim);
+  call.a.threads = 2;
   const float size = random.pick({1e-38f, 1e-20f, 1e4f, 1e15f});
   for (size_t i = 0; i < call.q->size(); ++i) (*call.q)[i] *= size;
   Guarded<float> out(call.outputs());
@@ -252,6 +273,7 @@ double check(const char* name, int cases) {
     Random random(i);
     worst = fmax(worst, any_sizes(*kernel, random));
     worst = fmax(worst, odd_numbers(*kernel, random));
+    if (i % 4 == 0) worst = fmax(worst, parts_of_keys(*kernel, random));
     large_and_tiny_scores(*kernel, random);
   }
   return worst;

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int kThreads = 2, kBatch = 2, kTokens = 40, kWidth = 64;
 constexpr size_t kNumbers = kBatch * kTokens * kWidth;
+// Few enough, and enough, for the keys to be split.
+constexpr int kQueries = 3, kKeys = 600;
 
 template <class Run>
 void on_each_thread(int count, Run run) {
@@ -33,14 +35,14 @@ class Pool final : public edgeprune::Threads {
   int count_;
 };
 
-std::vector<float> random_numbers() {
+std::vector<float> random_numbers(size_t count = kNumbers) {
   Random random(1);
-  std::vector<float> made(kNumbers);
+  std::vector<float> made(count);
   for (float& number : made) number = random.normal();
   return made;
 }
 
-// Normalised, projected by two layers that share its rows, attended to.
+// Normalised, projected by two layers that share its rows, attended to; few queries of many keys.
 std::vector<uint8_t> region_bytes() {
   RegionWriter region;
   const auto rows = [&] { return region.arena(kBatch, kTokens, kWidth); };
@@ -50,6 +52,8 @@ std::vector<uint8_t> region_bytes() {
   region.linear(normed, q, true, EP_GELU);
   region.linear(normed, k, false, EP_NO_ACTIVATION);
   region.attention(q, k, normed, -1, region.output(kBatch, kTokens, kWidth), {4, 4, 1});
+  const int few = region.input(1, kQueries, kWidth), many = region.input(1, kKeys, kWidth);
+  region.attention(few, many, many, -1, region.output(1, kQueries, kWidth), {1, 1, 0});
   return region.bytes();
 }
 
@@ -58,15 +62,15 @@ std::vector<float> outputs_of(const std::vector<uint8_t>& bytes, int threads) {
   edgeprune::Region* region =
       edgeprune::region_load(bytes.data(), bytes.size(), kThreads, &why_not);
   REQUIRE(region);
-  const std::vector<float> x = random_numbers();
-  std::vector<float> both(2 * kNumbers);
-  const float* inputs[] = {x.data()};
-  float* outputs[] = {both.data(), both.data() + kNumbers};
+  const std::vector<float> x = random_numbers(kKeys * kWidth);
+  std::vector<float> all(2 * kNumbers + kQueries * kWidth);
+  const float* inputs[] = {x.data(), x.data(), x.data()};
+  float* outputs[] = {all.data(), all.data() + kNumbers, all.data() + 2 * kNumbers};
   Pool pool(threads);
   for (int node = 0; node < region_nodes(*region); ++node)
     REQUIRE(region_run(*region, node, inputs, outputs, pool));
   edgeprune::region_free(region);
-  return both;
+  return all;
 }
 
 void check_regions() {
