@@ -51,7 +51,8 @@ uint32_t saved() {
 }
 
 bool has_avx2() {
-  return (saved() & 0x6) == 0x6 && (cpuid(1).c & bit_FMA) && (cpuid(7).b & bit_AVX2);
+  const uint32_t wanted = bit_FMA | bit_F16C;
+  return (saved() & 0x6) == 0x6 && (cpuid(1).c & wanted) == wanted && (cpuid(7).b & bit_AVX2);
 }
 
 bool has_avxvnni() { return has_avx2() && (cpuid(7, 1).a & bit_AVXVNNI); }
@@ -190,6 +191,7 @@ extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
   if (a->queries > EP_MAX_TOKENS || a->keys > EP_MAX_TOKENS) return "more than 2^20 tokens";
   if (a->threads > EP_MAX_THREADS) return kThreads;
+  if (a->type != EP_FLOAT32 && a->type != EP_FLOAT16) return "numbers of an unknown type";
   if (too_many(a->batch, a->queries, a->heads, a->head_dim) ||
       too_many(a->batch, a->keys, a->kv_heads, a->head_dim))
     return kTooMany;

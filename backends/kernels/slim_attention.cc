@@ -9,6 +9,7 @@
 //   mix    rows x head_dim outer products over keys, divided by the sum
 #include "slim_attention.h"
 
+#include "half.h"
 #include "kernel.h"
 
 namespace {
@@ -43,6 +44,11 @@ INLINE int64_t q_row(const EpAttention& a) { return a.q_row ? a.q_row : q_width(
 INLINE int64_t k_row(const EpAttention& a) { return a.k_row ? a.k_row : a.kv_heads * a.head_dim; }
 INLINE int64_t v_row(const EpAttention& a) { return a.v_row ? a.v_row : a.kv_heads * a.head_dim; }
 
+INLINE bool is_half(const EpAttention& a) { return a.type == EP_FLOAT16; }
+INLINE const void* beyond(const EpAttention& a, const void* from, int64_t numbers) {
+  return static_cast<const char*>(from) + numbers * (is_half(a) ? sizeof(Half) : sizeof(float));
+}
+
 INLINE int real_keys(const EpAttention& a, int batch) {
   if (!a.lengths) return a.keys;
   return smaller(a.keys, larger_of(0, a.lengths[batch]));
@@ -67,7 +73,8 @@ struct Plan {
   int parts, steps;         // steps are (batch, kv head, part of the tiles)
   int stride;               // floats from a row of scores to the next
   bool in_place;            // values are read where they are
-  size_t scores, values, floats;  // where these start, and the end; keys come first
+  int width;                // floats of a row of half queries, widened
+  size_t scores, values, rows_at, floats;  // where these start, and the end; keys come first
 
   explicit Plan(const EpAttention& a) {
     tiles = ceil_div(a.queries, kRows);
@@ -75,15 +82,18 @@ struct Plan {
     longer = a.queries - tiles * rows;
     // An odd number of vectors: rows that are a power of two apart would share cache sets.
     stride = round_up(a.keys, kLanes) | kLanes;
-    block = larger_of(1, smaller(tiles, kScores / (kRows * stride)));
+    width = is_half(a) ? round_up(a.head_dim, kLanes) : 0;
+    block = larger_of(1, smaller(tiles, kScores / (kRows * larger_of(stride, width))));
     const int heads = a.batch * a.kv_heads;
     parts = smaller(tiles, ceil_div(larger_of(1, a.threads), larger_of(1, heads)));
     steps = heads * parts;
-    in_place = a.head_dim >= kLanes && (tiles * repeat_of(a) <= kReadInPlace || v_row(a) < kPage);
+    in_place = !is_half(a) && a.head_dim >= kLanes &&
+               (tiles * repeat_of(a) <= kReadInPlace || v_row(a) < kPage);
     scores = static_cast<size_t>(round_up(a.keys, kLanes)) * a.head_dim;
     values = scores + static_cast<size_t>(block) * kRows * stride;
-    floats = values;
-    if (!in_place) floats += static_cast<size_t>(a.keys) * round_up(a.head_dim, kLanes);
+    rows_at = values;
+    if (!in_place) rows_at += static_cast<size_t>(a.keys) * round_up(a.head_dim, kLanes);
+    floats = rows_at + static_cast<size_t>(block) * kRows * width;
   }
   // The first row of a tile: 17 rows go as 9 + 8, never as many and one alone.
   int row(int tile) const { return tile * rows + smaller(tile, longer); }
@@ -118,12 +128,14 @@ INLINE Vec folded(Vec (&rows)[kLanes], Both both) {
 }
 
 // Up to kLanes keys as columns, ``width`` apart; after the last key it stands in again.
-INLINE void pack_wide(const float* k, int64_t row, int real, int dim, float factor, float* to,
+template <class Number>
+INLINE void pack_wide(const Number* k, int64_t row, int real, int dim, float factor, float* to,
                       int width) {
   const int last = smaller(real, kLanes) - 1;
   if (dim < kLanes) {
     for (int c = 0; c < dim; ++c)
-      for (int i = 0; i < kLanes; ++i) to[c * width + i] = k[smaller(i, last) * row + c] * factor;
+      for (int i = 0; i < kLanes; ++i)
+        to[c * width + i] = number(k[smaller(i, last) * row + c]) * factor;
     return;
   }
   for (int next = 0; next < dim; next += kLanes) {
@@ -137,7 +149,8 @@ INLINE void pack_wide(const float* k, int64_t row, int real, int dim, float fact
 
 // Panel after panel of kPanel keys (the last one narrower), each [head_dim, keys of the panel];
 // then the narrow vectors, each [head_dim / columns, keys, columns].
-INLINE void pack_keys(const float* k, int64_t row, int count, int dim, float factor, float* to) {
+template <class Number>
+INLINE void pack_keys(const Number* k, int64_t row, int count, int dim, float factor, float* to) {
   const int wide = wide_keys(count, dim);
   for (int first = 0; first < wide; first += kPanel) {
     const int width = smaller(kPanel, wide - first);
@@ -148,18 +161,19 @@ INLINE void pack_keys(const float* k, int64_t row, int count, int dim, float fac
   const int columns = narrow_columns(count, dim), keys = kLanes / columns;
   for (int first = wide; first < count; first += keys, to += keys * dim)
     for (int i = 0; i < keys; ++i) {
-      const float* key = k + smaller(first + i, count - 1) * row;
+      const Number* key = k + smaller(first + i, count - 1) * row;
       for (int c = 0; c < dim; c += columns)
         for (int n = 0; n < columns; n += 4)
           store4(to + c * keys + i * columns + n, load4(key + c + n) * factor);
     }
 }
 
-INLINE void pack_values(const float* v, int64_t row, int count, int dim, int width, float* to) {
+template <class Number>
+INLINE void pack_values(const Number* v, int64_t row, int count, int dim, int width, float* to) {
   for (int key = 0; key < count; ++key, v += row, to += width) {
     int c = 0;
     for (; c + kLanes <= dim; c += kLanes) store(to + c, load(v + c));
-    for (; c < width; ++c) to[c] = c < dim ? v[c] : 0.0f;
+    for (; c < width; ++c) to[c] = c < dim ? number(v[c]) : 0.0f;
   }
 }
 
@@ -324,15 +338,16 @@ struct Head {
   int batch, h, real;  // of its keys, the first ``real``
   const float *packed, *values;
   int64_t value_row;
-  float* scores;  // of a block
-  float* kept;    // the largest score of each row, then its factor: null where all keys are read
+  float *scores, *rows;  // of a block
+  float* kept;  // the largest score of each row, then its factor: null where all keys are read
 
   int keys(int end) const { return a.causal ? smaller(real, end) : real; }
-  const float* q(int query) const {
-    return a.q + (static_cast<int64_t>(batch) * a.queries + query) * q_row(a) + h * a.head_dim;
+  // Where a query, and its outputs, begin.
+  int64_t q(int query) const {
+    return (static_cast<int64_t>(batch) * a.queries + query) * q_row(a) + h * a.head_dim;
   }
-  float* out(int query) const {
-    return a.out + (static_cast<int64_t>(batch) * a.queries + query) * q_width(a) + h * a.head_dim;
+  int64_t out(int query) const {
+    return (static_cast<int64_t>(batch) * a.queries + query) * q_width(a) + h * a.head_dim;
   }
   const float* mask(int query) const {
     if (!a.mask) return nullptr;
@@ -340,22 +355,48 @@ struct Head {
   }
 };
 
-template <int R>
-INLINE void score(int rows, const Head& head, int first, float* scores) {
-  if (rows == R)
-    score_rows<R>(head.q(first), q_row(head.a), head.packed, head.a.head_dim, head.keys(first + R),
-                  head.real, scores, head.plan.stride);
-  else if constexpr (R > 1)
-    score<R - 1>(rows, head, first, scores);
+// Queries of a block and where their outputs go, both as floats.
+struct Rows {
+  const float* q;
+  float* out;
+  int64_t q_row, out_row;  // floats from a row to the next
+};
+
+// Half ones are widened. What a part of the keys leaves is never half.
+Rows rows_of(const Head& head, int first, int count) {
+  const EpAttention& a = head.a;
+  const int width = head.plan.width;
+  float* out = head.kept || !is_half(a) ? static_cast<float*>(a.out) + head.out(first) : head.rows;
+  const int64_t out_row = out == head.rows ? width : q_width(a);
+  if (!is_half(a)) return {static_cast<const float*>(a.q) + head.q(first), out, q_row(a), out_row};
+  for (int r = 0; r < count; ++r)
+    widen(static_cast<const Half*>(a.q) + head.q(first + r), a.head_dim, head.rows + r * width);
+  return {head.rows, out, width, out_row};
+}
+
+void narrow_rows(const Head& head, int first, int count) {
+  for (int r = 0; r < count; ++r)
+    narrow(head.rows + r * head.plan.width, head.a.head_dim,
+           static_cast<Half*>(head.a.out) + head.out(first + r));
 }
 
 template <int R>
-INLINE void mix(int rows, const Head& head, int first, const float* weights, const float* inverse) {
+INLINE void score(int rows, const Head& head, int first, const Rows& at, float* scores) {
+  if (rows == R)
+    score_rows<R>(at.q, at.q_row, head.packed, head.a.head_dim, head.keys(first + R), head.real,
+                  scores, head.plan.stride);
+  else if constexpr (R > 1)
+    score<R - 1>(rows, head, first, at, scores);
+}
+
+template <int R>
+INLINE void mix(int rows, const Head& head, int first, const Rows& at, const float* weights,
+                const float* inverse) {
   if (rows == R)
     mix_rows<R>(weights, head.plan.stride, head.values, head.value_row, head.keys(first + R),
-                head.a.head_dim, inverse, head.out(first), q_width(head.a));
+                head.a.head_dim, inverse, at.out, at.out_row);
   else if constexpr (R > 1)
-    mix<R - 1>(rows, head, first, weights, inverse);
+    mix<R - 1>(rows, head, first, at, weights, inverse);
 }
 
 // Masks are added, and what comes after a causal query is hidden.
@@ -401,9 +442,14 @@ void attend(const Head& head, int tile, int last, float* received) {
   const Plan& plan = head.plan;
   const int first = plan.row(tile), rows = plan.row(last) - first, stride = plan.stride;
   float factors[kScores / kLanes + kRows + kLanes];
+  const Rows whole = rows_of(head, first, rows);
+  const auto from = [&](int r) {
+    return Rows{whole.q + r * whole.q_row, whole.out + r * whole.out_row, whole.q_row,
+                whole.out_row};
+  };
   for (int t = tile; t < last; ++t) {
-    const int row = plan.row(t);
-    score<kRows>(plan.row(t + 1) - row, head, row, head.scores + (row - first) * stride);
+    const int row = plan.row(t), r = row - first;
+    score<kRows>(plan.row(t + 1) - row, head, row, from(r), head.scores + r * stride);
   }
   // Each step goes through all rows: in one loop, every row would wait for its own sums.
   const int padded = round_up(head.keys(first + rows), kLanes);
@@ -419,8 +465,19 @@ void attend(const Head& head, int tile, int last, float* received) {
     add_received(head, first + r, head.scores + r * stride, factors[r], received);
   for (int t = tile; t < last; ++t) {
     const int row = plan.row(t), r = row - first;
-    mix<kRows>(plan.row(t + 1) - row, head, row, head.scores + r * stride, factors + r);
+    mix<kRows>(plan.row(t + 1) - row, head, row, from(r), head.scores + r * stride, factors + r);
   }
+  if (whole.out == head.rows) narrow_rows(head, first, rows);
+}
+
+template <class Number>
+void pack(const EpAttention& a, const Plan& plan, int64_t first, int64_t column, int real,
+          float* workspace) {
+  const Number *k = static_cast<const Number*>(a.k), *v = static_cast<const Number*>(a.v);
+  pack_keys(k + first * k_row(a) + column, k_row(a), real, a.head_dim, a.scale * kLog2E, workspace);
+  if (!plan.in_place)
+    pack_values(v + first * v_row(a) + column, v_row(a), real, a.head_dim,
+                round_up(a.head_dim, kLanes), workspace + plan.values);
 }
 
 void run_step(const EpAttention& a, const Plan& plan, int step, float* kept, float* workspace) {
@@ -428,15 +485,25 @@ void run_step(const EpAttention& a, const Plan& plan, int step, float* kept, flo
   const int group = pair % a.kv_heads, batch = pair / a.kv_heads;
   const int real = real_keys(a, batch);
   const int64_t first = static_cast<int64_t>(batch) * a.keys, column = group * a.head_dim;
-  const float* v = a.v + first * v_row(a) + column;
-  Head head{a, plan, batch, 0, real, workspace, v, v_row(a), workspace + plan.scores, kept};
-  pack_keys(a.k + first * k_row(a) + column, k_row(a), real, a.head_dim, a.scale * kLog2E,
-            workspace);
-  if (!plan.in_place) {
-    head.values = workspace + plan.values;
-    head.value_row = round_up(a.head_dim, kLanes);
-    pack_values(v, v_row(a), real, a.head_dim, head.value_row, workspace + plan.values);
+  Head head{a,
+            plan,
+            batch,
+            0,
+            real,
+            workspace,
+            workspace + plan.values,
+            round_up(a.head_dim, kLanes),
+            workspace + plan.scores,
+            workspace + plan.rows_at,
+            kept};
+  if (plan.in_place) {
+    head.values = static_cast<const float*>(a.v) + first * v_row(a) + column;
+    head.value_row = v_row(a);
   }
+  if (is_half(a))
+    pack<Half>(a, plan, first, column, real, workspace);
+  else
+    pack<float>(a, plan, first, column, real, workspace);
   float* received = a.received ? a.received + static_cast<int64_t>(step) * a.keys : nullptr;
   for (int j = 0; received && j < a.keys; ++j) received[j] = 0.0f;
   const int repeat = repeat_of(a), end = plan.tiles * (part + 1) / plan.parts;
@@ -472,15 +539,16 @@ struct Split {
     const int64_t column = int64_t{group} * a.head_dim, head = int64_t{group} * repeat_of(a);
     const int64_t key = int64_t{batch} * a.keys + first;
     *length = smaller(each, real - first);
-    EpAttention p = a;
+    EpAttention p{};  // a copy would call memcpy
     p.batch = p.kv_heads = p.threads = 1, p.heads = repeat_of(a);
-    p.keys = keys, p.lengths = length, p.parts = nullptr;
+    p.queries = a.queries, p.keys = keys, p.lengths = length, p.head_dim = a.head_dim;
+    p.scale = a.scale, p.type = a.type;
     p.q_row = q_row(a), p.k_row = k_row(a), p.v_row = v_row(a);
-    p.q = a.q + int64_t{batch} * a.queries * p.q_row + head * a.head_dim;
-    p.k = a.k + key * p.k_row + column;
-    p.v = a.v + key * p.v_row + column;
+    p.q = beyond(a, a.q, int64_t{batch} * a.queries * p.q_row + head * a.head_dim);
+    p.k = beyond(a, a.k, key * p.k_row + column);
+    p.v = beyond(a, a.v, key * p.v_row + column);
     if (a.mask) p.mask = a.mask + batch * a.mask_batch + head * a.mask_head + first;
-    p.mask_batch = 0;
+    p.mask_head = a.mask_head, p.mask_query = a.mask_query;
     p.out = values(step);
     return p;
   }
@@ -488,7 +556,7 @@ struct Split {
 
 INLINE bool is_split(const EpAttention& a) { return a.parts && Split(a).parts > 1; }
 
-// One row out of what the parts of its keys, ``step`` on, made of it.
+// One row, in whole vectors, out of what the parts of its keys, ``step`` on, made of it.
 void merge_row(const Split& split, int step, int row, float* out) {
   const int parts = split.parts, dim = split.a.head_dim;
   float top = -__FLT_MAX__, total = 0.0f;
@@ -511,7 +579,7 @@ void merge_row(const Split& split, int step, int row, float* out) {
       values += int64_t{row} % split.a.queries * repeat_of(split.a) * dim;
       sums += load_some(values + c, dim - c) * split.kept(step + p)[split.rows() + row];
     }
-    store_some(out + c, sums * inverse, dim - c);
+    store(out + c, sums * inverse);
   }
 }
 
@@ -523,7 +591,13 @@ void merge(const EpAttention* a) {
     for (int row = 0; row < split.rows(); ++row) {
       const int64_t query = int64_t{pair / a->kv_heads} * a->queries + row % a->queries;
       const int64_t head = pair % a->kv_heads * repeat + row / a->queries;
-      merge_row(split, pair * split.parts, row, a->out + query * q_width(*a) + head * a->head_dim);
+      const int64_t place = query * q_width(*a) + head * a->head_dim;
+      float whole[EP_MAX_HEAD_DIM + kLanes];
+      merge_row(split, pair * split.parts, row, whole);
+      if (is_half(*a))
+        narrow(whole, a->head_dim, static_cast<Half*>(a->out) + place);
+      else
+        for (int c = 0; c < a->head_dim; ++c) static_cast<float*>(a->out)[place + c] = whole[c];
     }
 }
 

@@ -2,7 +2,8 @@
 //
 // Stateless and free of libc: no allocation, no threads. A caller asks for the number of steps
 // and the bytes of workspace, then runs the steps in any order, each thread with a workspace of
-// its own. Tensors are float32, row-major, [batch, tokens, heads x head_dim].
+// its own. Tensors are row-major, [batch, tokens, heads x head_dim], of floats; q, k, v and out may
+// be half floats, which are computed with as floats.
 #ifndef EDGEPRUNE_SLIM_ATTENTION_H
 #define EDGEPRUNE_SLIM_ATTENTION_H
 
@@ -13,6 +14,7 @@ extern "C" {
 #endif
 
 enum { EP_MAX_HEAD_DIM = 128, EP_MAX_TOKENS = 1 << 20 };
+enum { EP_FLOAT32, EP_FLOAT16 };
 
 typedef struct {
   int32_t batch, queries, keys;
@@ -22,17 +24,18 @@ typedef struct {
   float scale;
   int32_t causal;   // query i reads keys 0 to i
   int32_t threads;  // that will run the steps; more steps are made where there are few heads
-  // Floats from a token to the next, as in one tensor of queries, keys and values; 0: no gap.
+  int32_t type;     // of q, k, v and out
+  // Numbers from a token to the next, as in one tensor of queries, keys and values; 0: no gap.
   int32_t q_row, k_row, v_row;
-  const float* q;  // [batch, queries, heads x head_dim]
-  const float* k;  // [batch, keys, kv_heads x head_dim]
-  const float* v;  // [batch, keys, kv_heads x head_dim]
+  const void* q;  // [batch, queries, heads x head_dim]
+  const void* k;  // [batch, keys, kv_heads x head_dim]
+  const void* v;  // [batch, keys, kv_heads x head_dim]
   // Added to the scaled scores; null: nothing is. Strides in floats below 2^31, 0 where it
   // broadcasts; the keys are contiguous.
   const float* mask;
   int64_t mask_batch, mask_head, mask_query;
   const int32_t* lengths;  // [batch] keys that are real, from the first on; null: all
-  float* out;              // [batch, queries, heads x head_dim]
+  void* out;               // [batch, queries, heads x head_dim]
   // Attention received by each key, over all heads and queries: [steps, keys] parts, which the
   // caller adds up per batch (steps of one batch follow each other); null: not wanted.
   float* received;

@@ -135,12 +135,35 @@ def test_parts_of_one_tensor_are_read_where_they_are(kernel: str, tokens: int) -
     assert relative_error(call(), true_attention(q, k, v, 12, 12)[0]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dim", [7, 32, 80, 128])
+@pytest.mark.parametrize("tokens", [1, 17, 130])
+def test_half_floats_are_computed_with_as_floats(kernel: str, dim: int, tokens: int) -> None:
+    drawn_ = [each.half() for each in drawn(2, tokens, tokens, 4, 2, dim)]
+    q, k, v = (_before_a_guard(each) for each in drawn_)
+    options: dict[str, Any] = {"mask": torch.randn(1, 4, 1, tokens), "causal": tokens == 17}
+    got = SlimAttention(q, k, v, 4, 2, kernel=kernel, **options)()
+    assert got.dtype == torch.float16
+    floats = [each.float() for each in drawn_]
+    assert torch.equal(got, SlimAttention(*floats, 4, 2, kernel=kernel, **options)().half())
+    wanted, _ = true_attention(*floats, 4, 2, **options)
+    assert relative_error(got, wanted) <= 2**-11 + TOLERANCE
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_half_parts_of_one_tensor_are_read_where_they_are(kernel: str) -> None:
+    q, k, v = torch.randn(2, 20, 3 * 384).half().chunk(3, dim=-1)
+    got = SlimAttention(q, k, v, 12, kernel=kernel)()
+    wanted, _ = true_attention(q.float(), k.float(), v.float(), 12, 12)
+    assert relative_error(got, wanted) <= 2**-11 + TOLERANCE
+
+
 def _before_a_guard(x: Tensor) -> Tensor:
     """A copy that ends where memory does that nobody may read."""
-    size, page = 4 * x.numel(), mmap.PAGESIZE
+    size, page = x.nbytes, mmap.PAGESIZE
     whole = -(-size // page) * page
     memory = mmap.mmap(-1, whole + page)
-    held = torch.frombuffer(memory, dtype=torch.float32, offset=whole - size, count=x.numel())
+    held = torch.frombuffer(memory, dtype=x.dtype, offset=whole - size, count=x.numel())
     guard = ctypes.c_void_p(held.data_ptr() + size)
     nobody = 0
     assert ctypes.CDLL(None).mprotect(guard, ctypes.c_size_t(page), nobody) == 0
@@ -281,5 +304,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     call = SlimAttention(q, k, v, 4)
     call._call.k_row = 31
     assert library().ep_attention_refuses(ctypes.byref(call._call)) == b"rows that overlap"
-    with pytest.raises(InputError, match=r"got torch\.float64, wanted float32"):
-        SlimAttention(q.double(), k.double(), v.double(), 4)
+    for other in (q.double(), q.half()):
+        with pytest.raises(InputError, match="wanted float32 or float16 in all three"):
+            SlimAttention(other, k, v, 4)

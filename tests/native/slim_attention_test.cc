@@ -6,10 +6,12 @@
 #include <string>
 
 #include "check.h"
+#include "kernels/half.h"
 
 namespace {
 
 using Floats = std::unique_ptr<Guarded<float>>;
+using Halves = Guarded<_Float16>;
 
 Floats normals(size_t count, Random& random) {
   Floats made(new Guarded<float>(count));
@@ -74,7 +76,8 @@ struct Call {
 
 // All steps, last to first or in any other order, each with a workspace full of NaN; the keys split
 // where that is offered.
-void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<float>& out,
+template <class Number>
+void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<Number>& out,
          Guarded<float>* received, Random& random) {
   REQUIRE(!ep_attention_refuses(&a));
   out.spoil();
@@ -121,6 +124,27 @@ double error_of(const EpAttentionKernel& kernel, Call& call, bool with_received,
   return fmax(error, relative_error(received.data(), wanted_received.data(), received.size()));
 }
 
+// The same on half floats, their outputs no further apart than two neighbours.
+double error_of_halves(const EpAttentionKernel& kernel, Call& call, Random& random) {
+  Halves q(call.q->size()), k(call.k->size()), v(k.size()), out(q.size()), wanted(q.size());
+  std::copy_n(call.q->data(), q.size(), q.data());
+  std::copy_n(call.k->data(), k.size(), k.data());
+  std::copy_n(call.v->data(), v.size(), v.data());
+  EpAttention a = call.a;
+  a.type = EP_FLOAT16, a.q = q.data(), a.k = k.data(), a.v = v.data();
+  run(kernel, a, out, nullptr, random);
+  a.out = wanted.data();
+  ep_attention_reference(&a);
+  double worst = 0, most = 1e-3;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const double is = out[i], should = wanted[i], gap = fmax(0x1p-24, 0x1p-10 * fabs(should));
+    REQUIRE(isfinite(is) && isfinite(should));
+    most = fmax(most, fabs(should));
+    worst = fmax(worst, fabs(is - should) - gap);
+  }
+  return worst / most;
+}
+
 double any_sizes(const EpAttentionKernel& kernel, Random& random) {
   const int dims[] = {1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 48, 64, 80, 96, 127, 128};
   // 1,000 keys need sums of sums; 0 tokens are nothing to do, but may be asked for.
@@ -137,6 +161,7 @@ double any_sizes(const EpAttentionKernel& kernel, Random& random) {
   // A product of large numbers loses digits before anything is made of it.
   call.a.scale =
       fminf(fabsf(call.a.scale), 1 / sqrtf(call.a.head_dim)) * (call.a.scale < 0 ? -1.0f : 1.0f);
+  if (random.one_in(3)) return error_of_halves(kernel, call, random);
   return error_of(kernel, call, random.one_in(2), random);
 }
 
@@ -149,6 +174,7 @@ double parts_of_keys(const EpAttentionKernel& kernel, Random& random) {
   REQUIRE(kernel.parts_bytes(&call.a));
   if (random.one_in(2)) call.add_mask(random);
   if (random.one_in(2)) call.add_lengths(random);
+  if (random.one_in(3)) return error_of_halves(kernel, call, random);
   return error_of(kernel, call, false, random);
 }
 
@@ -198,6 +224,47 @@ void large_and_tiny_scores(const EpAttentionKernel& kernel, Random& random) {
   }
 }
 
+// One key alone hands its values on: every half float there is.
+void every_half(const EpAttentionKernel& kernel, Random& random) {
+  constexpr int kAll = 1 << 16, kWidth = 128;
+  Halves q(kAll), k(kAll), v(kAll), out(kAll);
+  memset(q.data(), 0, kAll * sizeof(_Float16)), memset(k.data(), 0, kAll * sizeof(_Float16));
+  for (int i = 0; i < kAll; ++i) {
+    const uint16_t bits = i;
+    memcpy(&v[i], &bits, sizeof bits);
+  }
+  EpAttention a{};
+  a.batch = kAll / kWidth, a.queries = a.keys = a.heads = a.kv_heads = 1, a.head_dim = kWidth;
+  a.scale = 1, a.type = EP_FLOAT16, a.q = q.data(), a.k = k.data(), a.v = v.data();
+  run(kernel, a, out, nullptr, random);
+  for (int i = 0; i < kAll; ++i)
+    REQUIRE(out[i] == v[i] || (isnan((float)out[i]) && isnan((float)v[i])));
+}
+
+// Floats to halves and back, as this file's instruction set does it: numbers in the middle between
+// two halves, or anywhere.
+void conversions(Random& random) {
+  for (uint32_t i = 0; i < 1 << 16; ++i) {
+    const Half bits = i, next = i + 1;
+    _Float16 half, other;
+    memcpy(&half, &bits, sizeof bits), memcpy(&other, &next, sizeof next);
+    float wide[kLanes];
+    widen(&bits, 1, wide);
+    REQUIRE(*wide == (float)half || (isnan(*wide) && isnan((float)half)));
+    const uint32_t any = random.next();
+    float numbers[kLanes] = {((float)half + (float)other) / 2, 0};
+    memcpy(&numbers[1], &any, sizeof any);
+    Half got[2];
+    narrow(numbers, 2, got);
+    for (int n = 0; n < 2; ++n) {
+      const _Float16 should = numbers[n];
+      _Float16 is;
+      memcpy(&is, &got[n], sizeof is);
+      REQUIRE(!memcmp(&is, &should, sizeof is) || (isnan((float)is) && isnan((float)should)));
+    }
+  }
+}
+
 void refuse(const char* reason, int EpAttention::* place, int size) {
   EpAttention a{};
   a.batch = a.queries = a.keys = a.heads = a.kv_heads = a.head_dim = a.threads = 1;
@@ -219,6 +286,7 @@ void refusals() {
   refuse("tokens", &EpAttention::queries, EP_MAX_TOKENS + 1);
   refuse("tokens", &EpAttention::keys, INT32_MAX);
   refuse("threads", &EpAttention::threads, INT32_MAX);
+  refuse("type", &EpAttention::type, 2);
   refuse("numbers", &EpAttention::batch, INT32_MAX);
   refuse("numbers", &EpAttention::heads, INT32_MAX);
   EpAttention a{};
@@ -243,9 +311,9 @@ void last_row(const EpAttentionKernel& kernel, int batch, int queries, int keys,
   a.batch = batch, a.queries = queries, a.threads = threads;
   const size_t row = last.q->size(), rows = row * batch * queries, all = last.k->size() * batch;
   Guarded<float> q(rows), k(all), v(all), out(rows), wanted(row);
-  std::copy_n(last.a.q, row, &q[rows - row]);
-  std::copy_n(last.a.k, last.k->size(), &k[all - last.k->size()]);
-  std::copy_n(last.a.v, last.v->size(), &v[all - last.v->size()]);
+  std::copy_n(last.q->data(), row, &q[rows - row]);
+  std::copy_n(last.k->data(), last.k->size(), &k[all - last.k->size()]);
+  std::copy_n(last.v->data(), last.v->size(), &v[all - last.v->size()]);
   a.q = q.data(), a.k = k.data(), a.v = v.data(), a.out = out.data(), last.a.out = wanted.data();
   REQUIRE(!ep_attention_refuses(&a));
   Guarded<char> workspace(kernel.workspace_bytes(&a));
@@ -268,6 +336,9 @@ double check(const char* name, int cases) {
   REQUIRE(!strcmp(kernel->name, name));
   refusals();
   largest_sizes(*kernel);
+  Random fixed(0);
+  every_half(*kernel, fixed);
+  conversions(fixed);
   double worst = 0;
   for (int i = 0; i < cases; ++i) {
     Random random(i);
