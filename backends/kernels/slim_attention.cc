@@ -611,20 +611,20 @@ int32_t steps_of(const EpAttention* a) { return is_split(*a) ? Split(*a).steps()
 // A part of the keys needs no more than all.
 size_t workspace_of(const EpAttention* a) { return (Plan(*a).floats + kAligned) * sizeof(float); }
 
-void run(const EpAttention* a, int32_t first, int32_t last, void* workspace) {
-  float* memory = aligned(static_cast<float*>(workspace));
-  const Plan plan(*a);
-  const Split split(*a);
-  const bool parts = is_split(*a);
+void run_parts(const EpAttention& a, int first, int last, float* workspace) {
+  const Split split(a);
   for (int step = first; step < last; ++step) {
-    if (!parts) {
-      run_step(*a, plan, step, nullptr, memory);
-      continue;
-    }
     int32_t length;
     const EpAttention part = split.part(step, &length);
-    run_step(part, Plan(part), 0, split.kept(step), memory);
+    run_step(part, Plan(part), 0, split.kept(step), workspace);
   }
+}
+
+void run(const EpAttention* a, int32_t first, int32_t last, void* workspace) {
+  float* memory = aligned(static_cast<float*>(workspace));
+  if (is_split(*a)) return run_parts(*a, first, last, memory);
+  const Plan plan(*a);
+  for (int step = first; step < last; ++step) run_step(*a, plan, step, nullptr, memory);
 }
 
 int64_t peak(int64_t rounds) {
