@@ -145,8 +145,10 @@ bool too_many(int64_t rows, int64_t width) {
 
 bool is_stride(int64_t floats) { return floats >= 0 && floats <= INT32_MAX; }
 
+bool is_type(int32_t type) { return type == EP_FLOAT32 || type == EP_FLOAT16; }
+
 const char kTooMany[] = "a tensor of more than 2^30 numbers",
-           kThreads[] = "more than 4,096 threads";
+           kThreads[] = "more than 4,096 threads", kType[] = "numbers of an unknown type";
 
 }  // namespace
 
@@ -191,7 +193,7 @@ extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
   if (a->queries > EP_MAX_TOKENS || a->keys > EP_MAX_TOKENS) return "more than 2^20 tokens";
   if (a->threads > EP_MAX_THREADS) return kThreads;
-  if (a->type != EP_FLOAT32 && a->type != EP_FLOAT16) return "numbers of an unknown type";
+  if (!is_type(a->type)) return kType;
   if (too_many(a->batch, a->queries, a->heads, a->head_dim) ||
       too_many(a->batch, a->keys, a->kv_heads, a->head_dim))
     return kTooMany;
@@ -217,6 +219,7 @@ extern "C" const char* ep_linear_refuses(const EpLinear* a) {
 extern "C" const char* ep_norm_refuses(const EpNorm* a) {
   if (a->rows < 0) return "a negative number of rows";
   if (a->width < 1) return "no width";
+  if (!is_type(a->type)) return kType;
   if (too_many(a->rows, a->width)) return kTooMany;
   return nullptr;
 }

@@ -90,21 +90,26 @@ static inline float number(Half x) {
   return load4(four)[0];
 }
 
-// Rows of ``count`` numbers. Floats come in whole vectors; of the last one, what is beyond the row
-// is no number of it.
+// As with floats: only the first ``count`` are read, or written.
+static inline Vec load_some(const Half* from, int count, float rest = 0.0f) {
+  if (count >= kLanes) return load(from);
+  Half some[kLanes] = {};
+  for (int i = 0; i < count; ++i) some[i] = from[i];
+  return first_lanes(count, load(some), rest);
+}
+static inline void store_some(Half* to, Vec x, int count) {
+  if (count >= kLanes) return store(to, x);
+  Half some[kLanes];
+  store(some, x);
+  for (int i = 0; i < count; ++i) to[i] = some[i];
+}
+
+// Rows of ``count`` numbers; floats come in whole vectors.
 static inline void widen(const Half* from, int count, float* to) {
-  int i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
-  Half rest[kLanes] = {};
-  for (int n = i; n < count; ++n) rest[n - i] = from[n];
-  if (i < count) store(to + i, load(rest));
+  for (int i = 0; i < count; i += kLanes) store(to + i, load_some(from + i, count - i));
 }
 static inline void narrow(const float* from, int count, Half* to) {
-  int i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
-  Half rest[kLanes];
-  if (i < count) store(rest, load(from + i));
-  for (int n = i; n < count; ++n) to[n] = rest[n - i];
+  for (int i = 0; i < count; i += kLanes) store_some(to + i, load(from + i), count - i);
 }
 
 #endif

@@ -107,13 +107,14 @@ extern "C" void ep_norm_reference(const EpNorm* a) {
     double mean = 0, variance = 0;
     for (int pass = 0; pass < 3; ++pass)
       for (int64_t i = start; i < start + a->width; ++i) {
-        const double s = (double)a->x[i] + (a->residual ? a->residual[i] : 0);
+        const double s =
+            number(a->x, i, a->type) + (a->residual ? number(a->residual, i, a->type) : 0);
         if (pass == 0) mean += s / a->width;
         if (pass == 1) variance += (s - mean) * (s - mean) / a->width;
         if (pass < 2) continue;
         const double y = (s - mean) / sqrt(variance + a->eps);
-        a->out[i] = y * a->weight[i - start] + a->bias[i - start];
-        if (a->sum) a->sum[i] = s;
+        if (a->sum) set_number(a->sum, i, a->type, s);
+        set_number(a->out, i, a->type, y * a->weight[i - start] + a->bias[i - start]);
       }
   }
 }

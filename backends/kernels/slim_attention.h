@@ -14,7 +14,6 @@ extern "C" {
 #endif
 
 enum { EP_MAX_HEAD_DIM = 128, EP_MAX_TOKENS = 1 << 20 };
-enum { EP_FLOAT32, EP_FLOAT16 };
 
 typedef struct {
   int32_t batch, queries, keys;

@@ -16,7 +16,8 @@ struct Region {
   RegionHeader header;
   TensorRecord* tensors;
   NodeRecord* nodes;
-  int64_t* sizes;  // elements of the inputs, then of the outputs
+  int64_t* sizes;   // elements of the inputs, then of the outputs
+  uint32_t* types;  // and what they are
   unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
   unsigned char* parts;                                              // of attention's keys
   size_t workspace_bytes;                                            // of one thread
@@ -25,7 +26,7 @@ struct Region {
 
 namespace {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint64_t kMost = uint64_t{1} << 31;  // anything that is counted is below it
 constexpr size_t kLine = 64;
 
@@ -52,19 +53,24 @@ int32_t rows_of(const TensorRecord& t) { return static_cast<int32_t>(size_of(t) 
 bool same_dims(const TensorRecord& a, const TensorRecord& b) {
   return !memcmp(a.dims, b.dims, sizeof a.dims);
 }
+bool is_alike(const TensorRecord& a, const TensorRecord& b) {
+  return same_dims(a, b) && a.type == b.type;
+}
+bool is_half(const TensorRecord& t) { return t.type == TensorRecord::kFloat16; }
 
 const TensorRecord* operand(const Region& r, const NodeRecord& node, int place) {
   const int32_t number = node.operands[place];
   return number < 0 ? nullptr : r.tensors + number;
 }
 
-// Whether a node may read this as float32, or write to it.
+// Whether a node may read this as floats, half or not, or write to it.
 bool is_read(const TensorRecord* t) { return t && t->place != TensorRecord::kInt8s; }
+bool is_float32(const TensorRecord* t) { return is_read(t) && !is_half(*t); }
 bool is_written(const TensorRecord* t) {
   return t && (t->place == TensorRecord::kOutput || t->place == TensorRecord::kArena);
 }
 bool is_vector(const TensorRecord* t, int32_t size) {
-  return is_read(t) && t->dims[3] == size && rows_of(*t) == 1;
+  return is_float32(t) && t->dims[3] == size && rows_of(*t) == 1;
 }
 
 // A node with its operands' memory, while it runs.
@@ -100,6 +106,7 @@ EpAttention attention_of(const Region& r, const NodeRecord& node) {
   call.head_dim = call.heads > 0 ? q.dims[3] / call.heads : 0;
   call.scale = node.real;
   call.threads = r.threads;
+  call.type = is_half(q) ? EP_FLOAT16 : EP_FLOAT32;
   return call;
 }
 
@@ -108,15 +115,16 @@ const char* check_attention(const Region& r, const NodeRecord& node) {
   const TensorRecord *mask = operand(r, node, 3), *out = operand(r, node, 4);
   if (!is_read(q) || !is_read(k) || !is_read(v) || !is_written(out))
     return "attention: an operand is missing";
-  if (q->dims[0] != 1 || k->dims[0] != 1 || !same_dims(*q, *out) || !same_dims(*k, *v))
-    return "attention: wrong dimensions";
+  if (q->dims[0] != 1 || k->dims[0] != 1 || !is_alike(*q, *out) || !is_alike(*k, *v) ||
+      q->type != k->type)
+    return "attention: wrong dimensions or types";
   const EpAttention call = attention_of(r, node);
   if (const char* reason = ep_attention_refuses(&call)) return reason;
   if (q->dims[3] != call.heads * call.head_dim || k->dims[3] != call.kv_heads * call.head_dim ||
       k->dims[1] != call.batch)
     return "attention: heads and widths do not agree";
   EpAttention masked = call;
-  if (!mask || (is_read(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
+  if (!mask || (is_float32(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
     return nullptr;
   return "attention: a wrong mask";
 }
@@ -143,11 +151,11 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
 const char* check_norm(const Region& r, const NodeRecord& node) {
   const TensorRecord *x = operand(r, node, 0), *residual = operand(r, node, 1);
   const TensorRecord *out = operand(r, node, 4), *sum = operand(r, node, 5);
-  if (!is_read(x) || !is_written(out) || !same_dims(*x, *out))
+  if (!is_read(x) || !is_written(out) || !is_alike(*x, *out))
     return "layer norm: an operand is missing or wrong";
-  if (residual && (!is_read(residual) || !same_dims(*x, *residual)))
+  if (residual && (!is_read(residual) || !is_alike(*x, *residual)))
     return "layer norm: a wrong residual";
-  if (sum && (!is_written(sum) || !same_dims(*x, *sum))) return "layer norm: a wrong sum";
+  if (sum && (!is_written(sum) || !is_alike(*x, *sum))) return "layer norm: a wrong sum";
   for (int place : {2, 3})
     if (!is_vector(operand(r, node, place), x->dims[3])) return "layer norm: wrong weights";
   EpNorm call{};
@@ -157,8 +165,9 @@ const char* check_norm(const Region& r, const NodeRecord& node) {
 
 bool run_norm(const Region& r, const Operands& at, Threads& threads) {
   const TensorRecord& x = *operand(r, at.node, 0);
-  const EpNorm call{rows_of(x), x.dims[3], at.node.real, at.at(0), at.at(1),
-                    at.at(2),   at.at(3),  at.at(5),     at.at(4)};
+  const int32_t type = is_half(x) ? EP_FLOAT16 : EP_FLOAT32;
+  const EpNorm call{rows_of(x), x.dims[3], type,     at.node.real, at.at(0),
+                    at.at(1),   at.at(2),  at.at(3), at.at(5),     at.at(4)};
   return share(threads, r.threads, call.rows,
                [&](int, int first, int last) { norm_kernel().run(&call, first, last); });
 }
@@ -177,8 +186,9 @@ const char* check_linear(const Region& r, const NodeRecord& node) {
   const TensorRecord *x = operand(r, node, 0), *weight = operand(r, node, 1);
   const TensorRecord *scales = operand(r, node, 2), *bias = operand(r, node, 3);
   const TensorRecord* out = operand(r, node, 4);
-  if (!is_read(x) || !weight || weight->place != TensorRecord::kInt8s || !is_written(out))
-    return "linear: an operand is missing";
+  if (!is_float32(x) || !weight || weight->place != TensorRecord::kInt8s || !is_written(out) ||
+      is_half(*out))
+    return "linear: an operand is missing or wrong";
   const EpLinear call = linear_of(r, node);
   if (weight->dims[3] != call.in || rows_of(*weight) != call.out || rows_of(*out) != call.rows)
     return "linear: wrong dimensions";
@@ -240,19 +250,23 @@ const char* check_tensor(Region& r, const TensorRecord& t) {
     if (dim < 1) return "a tensor without elements";
     if ((size *= static_cast<uint64_t>(dim)) > kMost / sizeof(float)) return "a tensor too large";
   }
+  if (t.type > TensorRecord::kFloat16) return "a tensor of an unknown type";
   const RegionHeader& h = r.header;
   if (t.place == TensorRecord::kInput || t.place == TensorRecord::kOutput) {
     const bool is_input = t.place == TensorRecord::kInput;
     if (t.offset >= (is_input ? h.inputs : h.outputs)) return "an input or output out of bounds";
-    int64_t& known = r.sizes[t.offset + (is_input ? 0 : h.inputs)];
-    if (known && known != size_of(t)) return "an input or output of two sizes";
+    const uint64_t number = t.offset + (is_input ? 0 : h.inputs);
+    int64_t& known = r.sizes[number];
+    if (known && (known != size_of(t) || r.types[number] != t.type))
+      return "an input or output of two sizes or types";
     known = size_of(t);
+    r.types[number] = t.type;
     return nullptr;
   }
   const uint64_t bounds[] = {h.arena_bytes, h.float_bytes, h.int8_bytes};
   if (t.place > TensorRecord::kInt8s) return "a tensor of an unknown kind";
   const uint64_t bound = bounds[t.place - TensorRecord::kArena];
-  const uint64_t item = t.place == TensorRecord::kInt8s ? 1 : sizeof(float);
+  const uint64_t item = t.place == TensorRecord::kInt8s ? 1 : is_half(t) ? 2 : sizeof(float);
   const bool inside = t.offset <= bound && size * item <= bound - t.offset;
   return inside && t.offset % item == 0 ? nullptr : "a tensor out of bounds";
 }
@@ -286,8 +300,10 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
   r.nodes = reinterpret_cast<NodeRecord*>(take(nodes));
   r.floats = take(h.float_bytes);
   r.sizes = static_cast<int64_t*>(calloc(h.inputs + h.outputs + 1, sizeof(int64_t)));
+  r.types = static_cast<uint32_t*>(calloc(h.inputs + h.outputs + 1, sizeof(uint32_t)));
   r.packed = static_cast<unsigned char**>(calloc(h.nodes + 1, sizeof(unsigned char*)));
-  if (!r.tensors || !r.nodes || !r.floats || !r.sizes || !r.packed) return "out of memory";
+  if (!r.tensors || !r.nodes || !r.floats || !r.sizes || !r.types || !r.packed)
+    return "out of memory";
   bytes += sizeof h;
   memcpy(r.tensors, bytes, tensors);
   memcpy(r.nodes, bytes + tensors, nodes);
@@ -356,7 +372,8 @@ void region_free(Region* region) {
                        static_cast<void*>(region->sizes), static_cast<void*>(region->floats),
                        static_cast<void*>(region->arena), static_cast<void*>(region->quantised),
                        static_cast<void*>(region->workspaces), static_cast<void*>(region->packed),
-                       static_cast<void*>(region->parts), static_cast<void*>(region)})
+                       static_cast<void*>(region->parts), static_cast<void*>(region->types),
+                       static_cast<void*>(region)})
     free(memory);
 }
 
@@ -365,6 +382,12 @@ int region_outputs(const Region& r) { return static_cast<int>(r.header.outputs);
 int64_t region_input_size(const Region& r, int number) { return r.sizes[number]; }
 int64_t region_output_size(const Region& r, int number) {
   return r.sizes[r.header.inputs + number];
+}
+bool region_input_is_half(const Region& r, int number) {
+  return r.types[number] == TensorRecord::kFloat16;
+}
+bool region_output_is_half(const Region& r, int number) {
+  return r.types[r.header.inputs + number] == TensorRecord::kFloat16;
 }
 int region_nodes(const Region& r) { return static_cast<int>(r.header.nodes); }
 const char* region_op(const Region& r, int node) { return op_of(r.nodes[node].op)->name; }

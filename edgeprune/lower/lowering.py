@@ -13,7 +13,7 @@ from edgeprune.lower.delegation import DelegationRow
 from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
 from edgeprune.versions import versions
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 Delegate = Literal["auto", "off"]
 
 

@@ -33,7 +33,7 @@ def slim_attention(
         mask: added to the scores, ``[batch or 1, heads or 1, queries or 1, keys]``.
     """
     queries, keys, values = (
-        each.unflatten(2, (count, -1)).transpose(1, 2)
+        each.float().unflatten(2, (count, -1)).transpose(1, 2)
         for each, count in ((q, heads), (k, kv_heads), (v, kv_heads))
     )
     if causal:
@@ -43,7 +43,7 @@ def slim_attention(
     mixed = functional.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=heads != kv_heads
     )
-    return mixed.transpose(1, 2).flatten(2)
+    return mixed.transpose(1, 2).flatten(2).to(q.dtype)
 
 
 @slim_attention.register_fake
@@ -69,8 +69,9 @@ def add_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The layer norm of ``x + residual`` over the last dimension, and that sum."""
-    total = x.clone() if residual is None else x + residual
-    return functional.layer_norm(total, total.shape[-1:], weight, bias, eps), total
+    total = x.float() if residual is None else x.float() + residual.float()
+    normed = functional.layer_norm(total, total.shape[-1:], weight, bias, eps)
+    return normed.to(x.dtype), total.to(x.dtype, copy=residual is None)
 
 
 @add_layer_norm.register_fake

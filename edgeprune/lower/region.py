@@ -12,12 +12,13 @@ from torch.fx import Graph, Node
 from edgeprune.errors import EdgepruneError
 from edgeprune.lower.ops import ACTIVATIONS
 
-VERSION = 1
+VERSION = 2
 LINE = 64
 _HEADER = struct.Struct("<4sIIIIIQQQ")
 _TENSOR = struct.Struct("<II4iQ")
 _NODE = struct.Struct("<I6i3ifI")
 _INPUT, _OUTPUT, _ARENA, _FLOATS, _INT8S = range(5)
+_TYPES = (torch.float32, torch.float16)
 _NAMES = ("slim_attention", "add_layer_norm", "linear_int8")
 
 
@@ -65,17 +66,19 @@ class _Writer:
         return b"".join((header, *self.tensors, *calls, floats, int8s))
 
     def _add(self, node: Node, place: int, like: torch.Tensor, offset: int) -> None:
-        if place != _INT8S and like.dtype != torch.float32 or like.dim() > 4:
+        if place != _INT8S and like.dtype not in _TYPES or like.dim() > 4:
             raise EdgepruneError(f"{node.name}: {like.dtype} {list(like.shape)} in a region")
         dims = [1] * (4 - like.dim()) + [int(size) for size in like.shape]
+        kind = 0 if place == _INT8S else _TYPES.index(like.dtype)
         self.number.setdefault(node, len(self.tensors))
-        self.tensors.append(_TENSOR.pack(place, 0, *dims, offset))
+        self.tensors.append(_TENSOR.pack(place, kind, *dims, offset))
 
     def _hold(self, node: Node, value: torch.Tensor) -> None:
         place = _INT8S if value.dtype == torch.int8 else _FLOATS
         held = self.held[place]
         self._add(node, place, value, len(held))
         held += value.detach().contiguous().numpy().tobytes()
+        held += bytes(-len(held) % 4)  # floats come after halves
 
     def _lifetimes(self) -> dict[Node, tuple[int, int, int]]:
         """Of every result that stays inside: first and last call, and its bytes."""
@@ -85,7 +88,7 @@ class _Writer:
             if isinstance(node.meta["val"], torch.Tensor) and node not in self.outputs:
                 born = order[node.args[0] if node.target is operator.getitem else node]  # type: ignore[index]
                 dies = max((order[user] for user in node.users), default=born)
-                found[node] = (born, dies, node.meta["val"].numel() * 4)
+                found[node] = (born, dies, node.meta["val"].nbytes)
         return found
 
     def _call(self, node: Node) -> bytes:

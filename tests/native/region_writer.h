@@ -87,7 +87,7 @@ class RegionWriter {
   }
   void add(const Node& node) { nodes_.push_back(node); }
 
-  RegionHeader header_{{'E', 'P', 'R', 'G'}, 1, 0, 0, 0, 0, 0, 0, 0};
+  RegionHeader header_{{'E', 'P', 'R', 'G'}, 2, 0, 0, 0, 0, 0, 0, 0};
   std::vector<Tensor> tensors_;
   std::vector<Node> nodes_;
 };
