@@ -22,7 +22,8 @@ class Lowering:
     """What a file is made for.
 
     Attributes:
-        precision: ``fp32``, or ``int8`` for dynamic per-channel int8 linear layers.
+        precision: ``fp32``; ``fp16`` for weights and, in ExecuTorch, all computing in half floats;
+            ``int8`` for dynamic per-channel int8 linear layers. Files take and give float32.
         runtime: one of ``RUNTIMES``.
         delegate: ``auto`` hands our own delegate what it runs faster than XNNPACK; ``off`` makes
             a file that a stock runtime loads, for apps that cannot ship our library.
