@@ -632,9 +632,14 @@ int64_t peak(int64_t rounds) {
   constexpr int kSums = kRegisters == 32 ? 20 : 12;
   Vec sums[kSums];
   UNROLLED for (int i = 0; i < kSums; ++i) sums[i] = splat(1.0f + i);
-  const Vec x = splat(0.999f), y = splat(1e-3f);
-  for (int64_t round = 0; round < rounds; ++round)
-    UNROLLED for (int i = 0; i < kSums; ++i) sums[i] = sums[i] * x + y;
+  Vec x = splat(0.999f);
+  const Vec y = splat(1e-3f);
+  // As tiles do it: a product added to a sum, which on Arm would else be a copy and a product. Of
+  // known numbers the product would be made once, and only added.
+  for (int64_t round = 0; round < rounds; ++round) UNROLLED for (int i = 0; i < kSums; ++i) {
+      unknown(x);
+      sums[i] += x * y;
+    }
   Vec all{};
   UNROLLED for (int i = 0; i < kSums; ++i) all += sums[i];
   // The sums are read, so that they are computed.

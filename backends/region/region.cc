@@ -16,11 +16,12 @@ struct Region {
   RegionHeader header;
   TensorRecord* tensors;
   NodeRecord* nodes;
-  int64_t* sizes;   // elements of the inputs, then of the outputs
-  uint32_t* types;  // and what they are
-  unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
-  unsigned char* parts;                                              // of attention's keys
-  size_t workspace_bytes;                                            // of one thread
+  int64_t* sizes;             // elements of the inputs, then of the outputs
+  uint32_t *types, *packers;  // and what they are; of each node, the one whose weights it reads
+  unsigned char *floats, *arena, *quantised, *workspaces,
+      **packed;            // packed: one a node, of those that pack
+  unsigned char* parts;    // of attention's keys
+  size_t workspace_bytes;  // of one thread
   int threads;
 };
 
@@ -211,7 +212,8 @@ bool run_linear(const Region& r, const Operands& at, Threads& threads) {
         kernel.quantise(at.at(0), call.rows, call.in, first, last, r.quantised);
       }))
     return false;
-  call.quantised = r.quantised, call.packed = r.packed[&at.node - r.nodes], call.y = at.at(4);
+  call.quantised = r.quantised, call.packed = r.packed[r.packers[&at.node - r.nodes]],
+  call.y = at.at(4);
   return share(threads, r.threads, kernel.steps(&call),
                [&](int, int first, int last) { kernel.run(&call, first, last); });
 }
@@ -302,6 +304,8 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
   r.sizes = static_cast<int64_t*>(calloc(h.inputs + h.outputs + 1, sizeof(int64_t)));
   r.types = static_cast<uint32_t*>(calloc(h.inputs + h.outputs + 1, sizeof(uint32_t)));
   r.packed = static_cast<unsigned char**>(calloc(h.nodes + 1, sizeof(unsigned char*)));
+  r.packers = static_cast<uint32_t*>(calloc(h.nodes + 1, sizeof(uint32_t)));
+  if (!r.packers) return "out of memory";
   if (!r.tensors || !r.nodes || !r.floats || !r.sizes || !r.types || !r.packed)
     return "out of memory";
   bytes += sizeof h;
@@ -315,8 +319,33 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
   return check_nodes(r);
 }
 
+// The first node that names the same weights, scales and bias as node ``n``, which packs them;
+// ``first`` has, of each tensor, the number after that of the first node whose weights it is.
+uint32_t packer_of(const Region& r, uint32_t n, uint32_t* first) {
+  const int32_t* mine = r.nodes[n].operands;
+  uint32_t& known = first[mine[1]];
+  if (!known) known = n + 1;
+  const int32_t* others = r.nodes[known - 1].operands;
+  return others[2] == mine[2] && others[3] == mine[3] ? known - 1 : n;
+}
+
+bool pack(Region& r, uint32_t n, const unsigned char* weights) {
+  const NodeRecord& node = r.nodes[n];
+  const EpLinear call = linear_of(r, node);
+  r.packed[n] = take(linear_kernel().packed_bytes(call.in, call.out));
+  if (!r.packed[n]) return false;
+  const auto constant = [&](int place) {
+    const TensorRecord* t = operand(r, node, place);
+    return t ? reinterpret_cast<const float*>(r.floats + t->offset) : nullptr;
+  };
+  linear_kernel().pack(call.in, call.out,
+                       reinterpret_cast<const int8_t*>(weights + operand(r, node, 1)->offset),
+                       constant(2), constant(3), r.packed[n]);
+  return true;
+}
+
 // Memory for running, and the weights in the form that the kernels read.
-const char* reserve(Region& r, const unsigned char* weights) {
+const char* reserve(Region& r, const unsigned char* weights, uint32_t* first) {
   uint64_t quantised = 0, workspace = 0, parts = 0;
   for (uint32_t n = 0; n < r.header.nodes; ++n) {
     const NodeRecord& node = r.nodes[n];
@@ -328,22 +357,16 @@ const char* reserve(Region& r, const unsigned char* weights) {
       parts = split > parts ? split : parts;
     } else if (node.op == NodeRecord::kLinearInt8) {
       const EpLinear call = linear_of(r, node);
-      const EpLinearKernel& kernel = linear_kernel();
-      const uint64_t bytes = kernel.quantised_bytes(call.rows, call.in);
+      const uint64_t bytes = linear_kernel().quantised_bytes(call.rows, call.in);
       quantised = bytes > quantised ? bytes : quantised;
-      r.packed[n] = take(kernel.packed_bytes(call.in, call.out));
-      if (!r.packed[n]) return "out of memory";
-      const auto constant = [&](int place) {
-        const TensorRecord* t = operand(r, node, place);
-        return t ? reinterpret_cast<const float*>(r.floats + t->offset) : nullptr;
-      };
-      kernel.pack(call.in, call.out,
-                  reinterpret_cast<const int8_t*>(weights + operand(r, node, 1)->offset),
-                  constant(2), constant(3), r.packed[n]);
+      r.packers[n] = packer_of(r, n, first);
+      if (r.packers[n] == n && !pack(r, n, weights)) return "out of memory";
     }
   }
   r.workspace_bytes = rounded(workspace);
   r.arena = take(r.header.arena_bytes);
+  // What a damaged region reads before it writes it is at least always the same.
+  if (r.arena) memset(r.arena, 0, r.header.arena_bytes);
   r.quantised = take(quantised);
   r.workspaces = take(r.workspace_bytes * r.threads);
   r.parts = take(parts);
@@ -359,7 +382,12 @@ Region* region_load(const void* bytes, size_t count, int threads, const char** w
   region->threads = threads < 1 ? 1 : threads;
   const unsigned char* first = static_cast<const unsigned char*>(bytes);
   *why_not = read(*region, first, count);
-  if (!*why_not) *why_not = reserve(*region, first + count - region->header.int8_bytes);
+  if (!*why_not) {
+    void* named = calloc(region->header.tensors + 1, sizeof(uint32_t));
+    const unsigned char* weights = first + count - region->header.int8_bytes;
+    *why_not = named ? reserve(*region, weights, static_cast<uint32_t*>(named)) : "out of memory";
+    free(named);
+  }
   if (!*why_not) return region;
   region_free(region);
   return nullptr;
@@ -373,7 +401,7 @@ void region_free(Region* region) {
                        static_cast<void*>(region->arena), static_cast<void*>(region->quantised),
                        static_cast<void*>(region->workspaces), static_cast<void*>(region->packed),
                        static_cast<void*>(region->parts), static_cast<void*>(region->types),
-                       static_cast<void*>(region)})
+                       static_cast<void*>(region->packers), static_cast<void*>(region)})
     free(memory);
 }
 

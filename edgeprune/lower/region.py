@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import struct
 from typing import Any
@@ -47,6 +48,7 @@ class _Writer:
         self.number: dict[Node, int] = {}
         self.held = {_FLOATS: bytearray(), _INT8S: bytearray()}
         self.constants = constants
+        self.first: dict[tuple[object, ...], Node] = {}
 
     def write(self) -> bytes:
         for place, nodes in ((_INPUT, self.inputs), (_OUTPUT, self.outputs)):
@@ -75,9 +77,14 @@ class _Writer:
 
     def _hold(self, node: Node, value: torch.Tensor) -> None:
         place = _INT8S if value.dtype == torch.int8 else _FLOATS
-        held = self.held[place]
+        data, held = value.detach().contiguous().numpy().tobytes(), self.held[place]
+        same = (value.dtype, value.shape, hashlib.sha256(data).digest())
+        if same in self.first:  # as where layers share their weights, which are then packed once
+            self.number[node] = self.number[self.first[same]]
+            return
+        self.first[same] = node
         self._add(node, place, value, len(held))
-        held += value.detach().contiguous().numpy().tobytes()
+        held += data
         held += bytes(-len(held) % 4)  # floats come after halves
 
     def _lifetimes(self) -> dict[Node, tuple[int, int, int]]:
