@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ORIGINS = ("vendor", "estimated", "measured")
 RUNTIMES = ("executorch", "litert")
 DELEGATES = ("auto", "off")
-PRECISIONS = ("int8", "fp32")
+PRECISIONS = ("int8", "fp16", "fp32")
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,14 @@ class Delegate final : public executorch::runtime::BackendInterface {
     for (int i = 0; i < inputs + outputs; ++i) {
       const int64_t wanted =
           i < inputs ? region_input_size(region, i) : region_output_size(region, i - inputs);
-      if (!is_plain(*values[i], wanted)) {
+      const bool half =
+          i < inputs ? region_input_is_half(region, i) : region_output_is_half(region, i - inputs);
+      if (!is_plain(*values[i], wanted, half ? ScalarType::Half : ScalarType::Float)) {
         ET_LOG(Error, "edgeprune: tensor %d has another shape or type than it was lowered for", i);
         return Error::InvalidArgument;
       }
-      tensors[i] = const_cast<float*>(values[i]->toTensor().const_data_ptr<float>());
+      const void* data = values[i]->toTensor().const_data_ptr();
+      tensors[i] = static_cast<float*>(const_cast<void*>(data));
     }
     edgeprune::RuntimeThreads threads;
     auto* tracer = context.event_tracer();
@@ -89,10 +92,10 @@ class Delegate final : public executorch::runtime::BackendInterface {
   void destroy(DelegateHandle* handle) const override { delete static_cast<Loaded*>(handle); }
 
  private:
-  static bool is_plain(const EValue& value, int64_t size) {
+  static bool is_plain(const EValue& value, int64_t size, ScalarType type) {
     if (!value.isTensor()) return false;
     const Tensor& tensor = value.toTensor();
-    return tensor.scalar_type() == ScalarType::Float && tensor.numel() == size &&
+    return tensor.scalar_type() == type && tensor.numel() == size &&
            executorch::runtime::tensor_is_default_dim_order(tensor);
   }
 };

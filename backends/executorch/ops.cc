@@ -43,13 +43,16 @@ bool read_sizes(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads
 }
 
 // False when there is no memory, or the threads failed.
-bool run(const EpAttention& a, edgeprune::RuntimeThreads& threads) {
-  const size_t bytes = kKernel->workspace_bytes(&a);
-  char* memory = static_cast<char*>(malloc(bytes * a.threads));
+bool run(EpAttention a, edgeprune::RuntimeThreads& threads) {
+  const size_t bytes = kKernel->workspace_bytes(&a), parts = kKernel->parts_bytes(&a);
+  char* memory = static_cast<char*>(malloc(parts + bytes * a.threads));
   if (!memory) return false;
-  const bool done = edgeprune::share(
-      threads, a.threads, kKernel->steps(&a),
-      [&](int part, int first, int last) { kKernel->run(&a, first, last, memory + part * bytes); });
+  a.parts = reinterpret_cast<float*>(memory);
+  const auto run = [&](int part, int first, int last) {
+    kKernel->run(&a, first, last, memory + parts + part * bytes);
+  };
+  const bool done = edgeprune::share(threads, a.threads, kKernel->steps(&a), run);
+  if (done) kKernel->merge(&a);
   free(memory);
   return done;
 }

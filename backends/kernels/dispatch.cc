@@ -51,7 +51,8 @@ uint32_t saved() {
 }
 
 bool has_avx2() {
-  return (saved() & 0x6) == 0x6 && (cpuid(1).c & bit_FMA) && (cpuid(7).b & bit_AVX2);
+  const uint32_t wanted = bit_FMA | bit_F16C;
+  return (saved() & 0x6) == 0x6 && (cpuid(1).c & wanted) == wanted && (cpuid(7).b & bit_AVX2);
 }
 
 bool has_avxvnni() { return has_avx2() && (cpuid(7, 1).a & bit_AVXVNNI); }
@@ -144,8 +145,10 @@ bool too_many(int64_t rows, int64_t width) {
 
 bool is_stride(int64_t floats) { return floats >= 0 && floats <= INT32_MAX; }
 
+bool is_type(int32_t type) { return type == EP_FLOAT32 || type == EP_FLOAT16; }
+
 const char kTooMany[] = "a tensor of more than 2^30 numbers",
-           kThreads[] = "more than 4,096 threads";
+           kThreads[] = "more than 4,096 threads", kType[] = "numbers of an unknown type";
 
 }  // namespace
 
@@ -190,6 +193,7 @@ extern "C" const char* ep_attention_refuses(const EpAttention* a) {
   if (a->head_dim < 1 || a->head_dim > EP_MAX_HEAD_DIM) return "a head_dim outside 1 to 128";
   if (a->queries > EP_MAX_TOKENS || a->keys > EP_MAX_TOKENS) return "more than 2^20 tokens";
   if (a->threads > EP_MAX_THREADS) return kThreads;
+  if (!is_type(a->type)) return kType;
   if (too_many(a->batch, a->queries, a->heads, a->head_dim) ||
       too_many(a->batch, a->keys, a->kv_heads, a->head_dim))
     return kTooMany;
@@ -215,6 +219,7 @@ extern "C" const char* ep_linear_refuses(const EpLinear* a) {
 extern "C" const char* ep_norm_refuses(const EpNorm* a) {
   if (a->rows < 0) return "a negative number of rows";
   if (a->width < 1) return "no width";
+  if (!is_type(a->type)) return kType;
   if (too_many(a->rows, a->width)) return kTooMany;
   return nullptr;
 }

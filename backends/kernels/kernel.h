@@ -13,6 +13,16 @@
 #define EP_JOIN_OF(a, b) a##b
 #define EP_JOIN(a, b) EP_JOIN_OF(a, b)
 
+// Takes no instruction; but the compiler has to think that ``x`` has changed.
+template <class T>
+INLINE void unknown(T& x) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(x));
+#else
+  __asm__("" : "+w"(x));
+#endif
+}
+
 INLINE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 INLINE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; }

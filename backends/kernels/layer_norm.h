@@ -1,8 +1,9 @@
 // Layer normalisation of a residual sum: (s - mean) / sqrt(variance + eps) weight + bias, with
 // s = x + residual.
 //
-// Stateless and free of libc; rows in any order and on any thread. Tensors are float32, row-major,
-// [rows, width]. A row with NaN or infinity becomes NaN, as in PyTorch.
+// Stateless and free of libc; rows in any order and on any thread. Tensors are row-major,
+// [rows, width], of floats; all but weight and bias may be half floats, which are computed with as
+// floats. A row with NaN or infinity becomes NaN, as in PyTorch.
 #ifndef EDGEPRUNE_LAYER_NORM_H
 #define EDGEPRUNE_LAYER_NORM_H
 
@@ -14,13 +15,14 @@ extern "C" {
 
 typedef struct {
   int32_t rows, width;
+  int32_t type;  // of x, residual, sum and out
   float eps;
-  const float* x;
-  const float* residual;  // null: nothing is added
-  const float* weight;    // [width]
-  const float* bias;      // [width]
-  float* sum;             // x + residual, for networks that normalise first; null: not wanted
-  float* out;             // may be x or residual
+  const void* x;
+  const void* residual;  // null: nothing is added
+  const float* weight;   // [width]
+  const float* bias;     // [width]
+  void* sum;             // x + residual, for networks that normalise first; null: not wanted
+  void* out;             // may be x or residual
 } EpNorm;
 
 typedef struct {

@@ -7,6 +7,35 @@
 #include "linear_int8.h"
 #include "slim_attention.h"
 
+// A number of an array of floats, or of half floats.
+static double number(const void* from, int64_t place, int32_t type) {
+  if (type == EP_FLOAT32) return ((const float*)from)[place];
+  const uint16_t bits = ((const uint16_t*)from)[place];
+  const int exponent = bits >> 10 & 31, digits = bits & 1023;
+  double size = exponent ? ldexp(1024 + digits, exponent - 25) : ldexp(digits, -24);
+  if (exponent == 31) size = digits ? NAN : INFINITY;
+  return bits & 0x8000 ? -size : size;
+}
+
+// The nearest half float: 11 digits, the last one no smaller than 2^-24.
+static uint16_t half_of(double x) {
+  const uint16_t sign = signbit(x) ? 0x8000 : 0;
+  if (isnan(x)) return 0x7e00;
+  const double size = fabs(x);
+  if (size >= 65520) return sign | 0x7c00;
+  const int exponent = size < 0x1p-14 ? -14 : ilogb(size);
+  const int digits = (int)nearbyint(ldexp(size, 10 - exponent));
+  // Where the leading digit is there, it counts as one of the exponent.
+  return sign | (uint16_t)((exponent + 14) * 1024 + digits);
+}
+
+static void set_number(void* to, int64_t place, int32_t type, double x) {
+  if (type == EP_FLOAT32)
+    ((float*)to)[place] = x;
+  else
+    ((uint16_t*)to)[place] = half_of(x);
+}
+
 extern "C" void ep_attention_reference(const EpAttention* a) {
   const int64_t d = a->head_dim, rows = a->heads * d, kv_rows = a->kv_heads * d;
   const int64_t q_row = a->q_row ? a->q_row : rows;
@@ -16,9 +45,8 @@ extern "C" void ep_attention_reference(const EpAttention* a) {
     for (int64_t h = 0; h < a->heads; ++h)
       for (int64_t i = 0; i < a->queries; ++i) {
         const int64_t group = h / (a->heads / a->kv_heads);
-        const float* q = a->q + (b * a->queries + i) * q_row + h * d;
-        const float* k = a->k + b * a->keys * k_row + group * d;
-        const float* v = a->v + b * a->keys * v_row + group * d;
+        const int64_t q = (b * a->queries + i) * q_row + h * d;
+        const int64_t k = b * a->keys * k_row + group * d, v = b * a->keys * v_row + group * d;
         const float* mask =
             a->mask ? a->mask + b * a->mask_batch + h * a->mask_head + i * a->mask_query : 0;
         int64_t keys = a->lengths && a->lengths[b] < a->keys ? a->lengths[b] : a->keys;
@@ -27,7 +55,8 @@ extern "C" void ep_attention_reference(const EpAttention* a) {
         for (int pass = 0; pass < 3; ++pass)
           for (int64_t j = 0; j < keys; ++j) {
             double s = 0;
-            for (int64_t c = 0; c < d; ++c) s += (double)q[c] * k[j * k_row + c];
+            for (int64_t c = 0; c < d; ++c)
+              s += number(a->q, q + c, a->type) * number(a->k, k + j * k_row + c, a->type);
             s = s * a->scale + (mask ? mask[j] : 0);
             if (pass == 0) {
               if (!(s <= top)) top = s;
@@ -40,10 +69,12 @@ extern "C" void ep_attention_reference(const EpAttention* a) {
               continue;
             }
             sum += weight;
-            for (int64_t c = 0; c < d; ++c) out[c] += weight * v[j * v_row + c];
+            for (int64_t c = 0; c < d; ++c)
+              out[c] += weight * number(a->v, v + j * v_row + c, a->type);
           }
         for (int64_t c = 0; c < d; ++c)
-          a->out[(b * a->queries + i) * rows + h * d + c] = sum == 0 ? 0 : out[c] / sum;
+          set_number(a->out, (b * a->queries + i) * rows + h * d + c, a->type,
+                     sum == 0 ? 0 : out[c] / sum);
       }
   for (int64_t n = 0; a->received && n < (int64_t)a->batch * a->keys; ++n)
     a->received[n] = received[n];
@@ -76,13 +107,14 @@ extern "C" void ep_norm_reference(const EpNorm* a) {
     double mean = 0, variance = 0;
     for (int pass = 0; pass < 3; ++pass)
       for (int64_t i = start; i < start + a->width; ++i) {
-        const double s = (double)a->x[i] + (a->residual ? a->residual[i] : 0);
+        const double s =
+            number(a->x, i, a->type) + (a->residual ? number(a->residual, i, a->type) : 0);
         if (pass == 0) mean += s / a->width;
         if (pass == 1) variance += (s - mean) * (s - mean) / a->width;
         if (pass < 2) continue;
         const double y = (s - mean) / sqrt(variance + a->eps);
-        a->out[i] = y * a->weight[i - start] + a->bias[i - start];
-        if (a->sum) a->sum[i] = s;
+        if (a->sum) set_number(a->sum, i, a->type, s);
+        set_number(a->out, i, a->type, y * a->weight[i - start] + a->bias[i - start]);
       }
   }
 }

@@ -2,7 +2,8 @@
 //
 // Stateless and free of libc: no allocation, no threads. A caller asks for the number of steps
 // and the bytes of workspace, then runs the steps in any order, each thread with a workspace of
-// its own. Tensors are float32, row-major, [batch, tokens, heads x head_dim].
+// its own. Tensors are row-major, [batch, tokens, heads x head_dim], of floats; q, k, v and out may
+// be half floats, which are computed with as floats.
 #ifndef EDGEPRUNE_SLIM_ATTENTION_H
 #define EDGEPRUNE_SLIM_ATTENTION_H
 
@@ -22,21 +23,25 @@ typedef struct {
   float scale;
   int32_t causal;   // query i reads keys 0 to i
   int32_t threads;  // that will run the steps; more steps are made where there are few heads
-  // Floats from a token to the next, as in one tensor of queries, keys and values; 0: no gap.
+  int32_t type;     // of q, k, v and out
+  // Numbers from a token to the next, as in one tensor of queries, keys and values; 0: no gap.
   int32_t q_row, k_row, v_row;
-  const float* q;  // [batch, queries, heads x head_dim]
-  const float* k;  // [batch, keys, kv_heads x head_dim]
-  const float* v;  // [batch, keys, kv_heads x head_dim]
+  const void* q;  // [batch, queries, heads x head_dim]
+  const void* k;  // [batch, keys, kv_heads x head_dim]
+  const void* v;  // [batch, keys, kv_heads x head_dim]
   // Added to the scaled scores; null: nothing is. Strides in floats below 2^31, 0 where it
   // broadcasts; the keys are contiguous.
   const float* mask;
   int64_t mask_batch, mask_head, mask_query;
   const int32_t* lengths;  // [batch] keys that are real, from the first on; null: all
-  float* out;              // [batch, queries, heads x head_dim]
+  void* out;               // [batch, queries, heads x head_dim]
   // Attention received by each key, over all heads and queries: [steps, keys] parts, which the
   // caller adds up per batch (steps of one batch follow each other); null: not wanted.
   float* received;
   const float* query_weights;  // [batch, queries] of each query in ``received``; null: all 1
+  // Memory of ``parts_bytes``, so that keys are split among steps where queries are few; null: they
+  // are not. Set before steps are counted; ``merge`` comes after the last one.
+  float* parts;
 } EpAttention;
 
 typedef struct {
@@ -45,6 +50,8 @@ typedef struct {
   int32_t (*steps)(const EpAttention*);
   size_t (*workspace_bytes)(const EpAttention*);  // of one thread
   void (*run)(const EpAttention*, int32_t first, int32_t last, void* workspace);
+  size_t (*parts_bytes)(const EpAttention*);  // 0: keys are not split
+  void (*merge)(const EpAttention*);          // does nothing where they were not
   // Multiplies and adds in registers alone, for benchmarks to be a share of; returns how many
   // floating-point operations that was.
   int64_t (*peak)(int64_t rounds);

@@ -21,6 +21,16 @@ uint32_t lowest_kept(const EpTokenSelect& a) {
   return lowest;
 }
 
+template <class Number>
+void copy(const EpTokenSelect& a, int32_t token, int32_t place) {
+  const int64_t inner = a.inner;
+  for (int64_t o = 0; o < a.outer; ++o) {
+    const Number* from = static_cast<const Number*>(a.x) + (o * a.tokens + token) * inner;
+    Number* to = static_cast<Number*>(a.out) + (o * a.keep + place) * inner;
+    for (int64_t i = 0; i < inner; ++i) to[i] = from[i];
+  }
+}
+
 }  // namespace
 
 extern "C" void ep_token_scores(const EpAttention* a, int32_t steps, const float* real,
@@ -49,18 +59,12 @@ extern "C" const char* ep_token_select_refuses(const EpTokenSelect* a) {
 
 extern "C" void ep_token_select(const EpTokenSelect* a) {
   const uint32_t lowest = lowest_kept(*a);
-  int32_t equals = a->keep;
+  int32_t equals = a->keep, place = 0;
   for (int32_t t = 0; t < a->tokens; ++t) equals -= rank_of(*a, t) > lowest;
-  const int64_t inner = a->inner;
-  int32_t place = 0;
   for (int32_t t = 0; t < a->tokens; ++t) {
     const uint32_t rank = rank_of(*a, t);
     if (rank < lowest || (rank == lowest && equals-- <= 0)) continue;
-    for (int32_t o = 0; o < a->outer; ++o) {
-      const float* from = a->x + (static_cast<int64_t>(o) * a->tokens + t) * inner;
-      float* to = a->out + (static_cast<int64_t>(o) * a->keep + place) * inner;
-      for (int64_t i = 0; i < inner; ++i) to[i] = from[i];
-    }
+    a->type == EP_FLOAT16 ? copy<uint16_t>(*a, t, place) : copy<float>(*a, t, place);
     ++place;
   }
 }

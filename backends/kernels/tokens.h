@@ -11,10 +11,11 @@ extern "C" {
 // The sizes are those of ``x`` around its dimension of tokens: [outer, tokens, inner].
 typedef struct {
   int32_t outer, tokens, inner, keep;
-  const float* x;
+  int32_t type;  // of x and out
+  const void* x;
   const float* scores;  // [tokens]
   const float* pinned;  // [tokens], added to the scores; null: nothing is
-  float* out;           // [outer, keep, inner], in the order that they had
+  void* out;            // [outer, keep, inner], in the order that they had
 } EpTokenSelect;
 
 // Attention received by each key, [batch, keys], after the attention ran with ``received``: the

@@ -17,9 +17,11 @@ struct Region {
   RegionHeader header;
   TensorRecord* tensors;
   NodeRecord* nodes;
-  int64_t* sizes;  // elements of the inputs, then of the outputs
-  unsigned char *floats, *arena, *quantised, *received, *workspaces, **packed;  // one a node
-  size_t workspace_bytes;                                                       // of one thread
+  int64_t* sizes;             // elements of the inputs, then of the outputs
+  uint32_t *types, *packers;  // and what they are; of each node, the one whose weights it reads
+  unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
+  unsigned char *parts, *received;  // of attention: of its keys, and of what tokens receive
+  size_t workspace_bytes;           // of one thread
   int threads;
 };
 
@@ -52,19 +54,24 @@ int32_t rows_of(const TensorRecord& t) { return static_cast<int32_t>(size_of(t) 
 bool same_dims(const TensorRecord& a, const TensorRecord& b) {
   return !memcmp(a.dims, b.dims, sizeof a.dims);
 }
+bool is_alike(const TensorRecord& a, const TensorRecord& b) {
+  return same_dims(a, b) && a.type == b.type;
+}
+bool is_half(const TensorRecord& t) { return t.type == TensorRecord::kFloat16; }
 
 const TensorRecord* operand(const Region& r, const NodeRecord& node, int place) {
   const int32_t number = node.operands[place];
   return number < 0 ? nullptr : r.tensors + number;
 }
 
-// Whether a node may read this as float32, or write to it.
+// Whether a node may read this as floats, half or not, or write to it.
 bool is_read(const TensorRecord* t) { return t && t->place != TensorRecord::kInt8s; }
+bool is_float32(const TensorRecord* t) { return is_read(t) && !is_half(*t); }
 bool is_written(const TensorRecord* t) {
   return t && (t->place == TensorRecord::kOutput || t->place == TensorRecord::kArena);
 }
 bool is_vector(const TensorRecord* t, int32_t size) {
-  return is_read(t) && t->dims[3] == size && rows_of(*t) == 1;
+  return is_float32(t) && t->dims[3] == size && rows_of(*t) == 1;
 }
 
 // A node with its operands' memory, while it runs.
@@ -100,6 +107,7 @@ EpAttention attention_of(const Region& r, const NodeRecord& node) {
   call.head_dim = call.heads > 0 ? q.dims[3] / call.heads : 0;
   call.scale = node.real;
   call.threads = r.threads;
+  call.type = is_half(q) ? EP_FLOAT16 : EP_FLOAT32;
   return call;
 }
 
@@ -108,9 +116,11 @@ const char* check_scores(const Region& r, const NodeRecord& node, const EpAttent
   const TensorRecord *scores = operand(r, node, 5), *real = operand(r, node, 6);
   if (!scores) return real ? "attention: real tokens, but no scores" : nullptr;
   const int64_t tokens = int64_t{call.batch} * call.keys;
-  if (call.queries != call.keys || !is_written(scores) || size_of(*scores) != tokens)
+  if (call.queries != call.keys || !is_written(scores) || is_half(*scores) ||
+      size_of(*scores) != tokens)
     return "attention: wrong scores";
-  if (real && (!is_read(real) || size_of(*real) != tokens)) return "attention: wrong real tokens";
+  if (real && (!is_float32(real) || size_of(*real) != tokens))
+    return "attention: wrong real tokens";
   return nullptr;
 }
 
@@ -119,15 +129,16 @@ const char* check_attention(const Region& r, const NodeRecord& node) {
   const TensorRecord *mask = operand(r, node, 3), *out = operand(r, node, 4);
   if (!is_read(q) || !is_read(k) || !is_read(v) || !is_written(out))
     return "attention: an operand is missing";
-  if (q->dims[0] != 1 || k->dims[0] != 1 || !same_dims(*q, *out) || !same_dims(*k, *v))
-    return "attention: wrong dimensions";
+  if (q->dims[0] != 1 || k->dims[0] != 1 || !is_alike(*q, *out) || !is_alike(*k, *v) ||
+      q->type != k->type)
+    return "attention: wrong dimensions or types";
   const EpAttention call = attention_of(r, node);
   if (const char* reason = ep_attention_refuses(&call)) return reason;
   if (q->dims[3] != call.heads * call.head_dim || k->dims[3] != call.kv_heads * call.head_dim ||
       k->dims[1] != call.batch)
     return "attention: heads and widths do not agree";
   EpAttention masked = call;
-  if (mask && !(is_read(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
+  if (mask && !(is_float32(mask) && ep_attention_set_mask(&masked, nullptr, mask->dims)))
     return "attention: a wrong mask";
   return check_scores(r, node, call);
 }
@@ -139,16 +150,18 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
     ep_attention_set_mask(&call, at.at(3), mask->dims);
   const int32_t keys = ep_attention_real_keys(&call);
   if (call.batch == 1) call.lengths = &keys;
-  float* scores = at.at(5);
-  call.query_weights = at.at(6);
+  float *scores = at.at(5), *real = at.at(6);
+  call.query_weights = real;
   if (scores) call.received = reinterpret_cast<float*>(r.received);
+  call.parts = reinterpret_cast<float*>(r.parts);
   const EpAttentionKernel& kernel = attention_kernel();
   const int32_t steps = kernel.steps(&call);
-  if (!share(threads, r.threads, steps, [&](int part, int first, int last) {
-        kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);
-      }))
-    return false;
-  if (scores) ep_token_scores(&call, steps, at.at(6), scores);
+  const auto run = [&](int part, int first, int last) {
+    kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);
+  };
+  if (!share(threads, r.threads, steps, run)) return false;
+  kernel.merge(&call);
+  if (scores) ep_token_scores(&call, steps, real, scores);
   return true;
 }
 
@@ -157,11 +170,11 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
 const char* check_norm(const Region& r, const NodeRecord& node) {
   const TensorRecord *x = operand(r, node, 0), *residual = operand(r, node, 1);
   const TensorRecord *out = operand(r, node, 4), *sum = operand(r, node, 5);
-  if (!is_read(x) || !is_written(out) || !same_dims(*x, *out))
+  if (!is_read(x) || !is_written(out) || !is_alike(*x, *out))
     return "layer norm: an operand is missing or wrong";
-  if (residual && (!is_read(residual) || !same_dims(*x, *residual)))
+  if (residual && (!is_read(residual) || !is_alike(*x, *residual)))
     return "layer norm: a wrong residual";
-  if (sum && (!is_written(sum) || !same_dims(*x, *sum))) return "layer norm: a wrong sum";
+  if (sum && (!is_written(sum) || !is_alike(*x, *sum))) return "layer norm: a wrong sum";
   for (int place : {2, 3})
     if (!is_vector(operand(r, node, place), x->dims[3])) return "layer norm: wrong weights";
   EpNorm call{};
@@ -171,8 +184,9 @@ const char* check_norm(const Region& r, const NodeRecord& node) {
 
 bool run_norm(const Region& r, const Operands& at, Threads& threads) {
   const TensorRecord& x = *operand(r, at.node, 0);
-  const EpNorm call{rows_of(x), x.dims[3], at.node.real, at.at(0), at.at(1),
-                    at.at(2),   at.at(3),  at.at(5),     at.at(4)};
+  const int32_t type = is_half(x) ? EP_FLOAT16 : EP_FLOAT32;
+  const EpNorm call{rows_of(x), x.dims[3], type,     at.node.real, at.at(0),
+                    at.at(1),   at.at(2),  at.at(3), at.at(5),     at.at(4)};
   return share(threads, r.threads, call.rows,
                [&](int, int first, int last) { norm_kernel().run(&call, first, last); });
 }
@@ -191,8 +205,9 @@ const char* check_linear(const Region& r, const NodeRecord& node) {
   const TensorRecord *x = operand(r, node, 0), *weight = operand(r, node, 1);
   const TensorRecord *scales = operand(r, node, 2), *bias = operand(r, node, 3);
   const TensorRecord* out = operand(r, node, 4);
-  if (!is_read(x) || !weight || weight->place != TensorRecord::kInt8s || !is_written(out))
-    return "linear: an operand is missing";
+  if (!is_float32(x) || !weight || weight->place != TensorRecord::kInt8s || !is_written(out) ||
+      is_half(*out))
+    return "linear: an operand is missing or wrong";
   const EpLinear call = linear_of(r, node);
   if (weight->dims[3] != call.in || rows_of(*weight) != call.out || rows_of(*out) != call.rows)
     return "linear: wrong dimensions";
@@ -215,7 +230,8 @@ bool run_linear(const Region& r, const Operands& at, Threads& threads) {
         kernel.quantise(at.at(0), call.rows, call.in, first, last, r.quantised);
       }))
     return false;
-  call.quantised = r.quantised, call.packed = r.packed[&at.node - r.nodes], call.y = at.at(4);
+  call.quantised = r.quantised, call.packed = r.packed[r.packers[&at.node - r.nodes]],
+  call.y = at.at(4);
   return share(threads, r.threads, kernel.steps(&call),
                [&](int, int first, int last) { kernel.run(&call, first, last); });
 }
@@ -225,7 +241,9 @@ bool run_linear(const Region& r, const Operands& at, Threads& threads) {
 EpTokenSelect select_of(const Region& r, const NodeRecord& node) {
   const TensorRecord &x = *operand(r, node, 0), &out = *operand(r, node, 3);
   const int axis = node.whole[0];
-  EpTokenSelect call{1, x.dims[axis], 1, out.dims[axis], nullptr, nullptr, nullptr, nullptr};
+  EpTokenSelect call{};
+  call.outer = 1, call.tokens = x.dims[axis], call.inner = 1, call.keep = out.dims[axis];
+  call.type = is_half(x) ? EP_FLOAT16 : EP_FLOAT32;
   for (int i = 0; i < axis; ++i) call.outer *= x.dims[i];
   for (int i = axis + 1; i < 4; ++i) call.inner *= x.dims[i];
   return call;
@@ -238,6 +256,7 @@ const char* check_select(const Region& r, const NodeRecord& node) {
   if (!is_read(x) || !is_read(scores) || !is_written(out))
     return "selection: an operand is missing";
   if (axis < 0 || axis > 3) return "selection: an unknown dimension";
+  if (x->type != out->type) return "selection: wrong types";
   for (int i = 0; i < 4; ++i)
     if (i != axis && x->dims[i] != out->dims[i]) return "selection: wrong dimensions";
   for (const TensorRecord* vector : {scores, pinned})
@@ -288,19 +307,23 @@ const char* check_tensor(Region& r, const TensorRecord& t) {
     if (dim < 1) return "a tensor without elements";
     if ((size *= static_cast<uint64_t>(dim)) > kMost / sizeof(float)) return "a tensor too large";
   }
+  if (t.type > TensorRecord::kFloat16) return "a tensor of an unknown type";
   const RegionHeader& h = r.header;
   if (t.place == TensorRecord::kInput || t.place == TensorRecord::kOutput) {
     const bool is_input = t.place == TensorRecord::kInput;
     if (t.offset >= (is_input ? h.inputs : h.outputs)) return "an input or output out of bounds";
-    int64_t& known = r.sizes[t.offset + (is_input ? 0 : h.inputs)];
-    if (known && known != size_of(t)) return "an input or output of two sizes";
+    const uint64_t number = t.offset + (is_input ? 0 : h.inputs);
+    int64_t& known = r.sizes[number];
+    if (known && (known != size_of(t) || r.types[number] != t.type))
+      return "an input or output of two sizes or types";
     known = size_of(t);
+    r.types[number] = t.type;
     return nullptr;
   }
   const uint64_t bounds[] = {h.arena_bytes, h.float_bytes, h.int8_bytes};
   if (t.place > TensorRecord::kInt8s) return "a tensor of an unknown kind";
   const uint64_t bound = bounds[t.place - TensorRecord::kArena];
-  const uint64_t item = t.place == TensorRecord::kInt8s ? 1 : sizeof(float);
+  const uint64_t item = t.place == TensorRecord::kInt8s ? 1 : is_half(t) ? 2 : sizeof(float);
   const bool inside = t.offset <= bound && size * item <= bound - t.offset;
   return inside && t.offset % item == 0 ? nullptr : "a tensor out of bounds";
 }
@@ -334,8 +357,12 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
   r.nodes = reinterpret_cast<NodeRecord*>(take(nodes));
   r.floats = take(h.float_bytes);
   r.sizes = static_cast<int64_t*>(calloc(h.inputs + h.outputs + 1, sizeof(int64_t)));
+  r.types = static_cast<uint32_t*>(calloc(h.inputs + h.outputs + 1, sizeof(uint32_t)));
   r.packed = static_cast<unsigned char**>(calloc(h.nodes + 1, sizeof(unsigned char*)));
-  if (!r.tensors || !r.nodes || !r.floats || !r.sizes || !r.packed) return "out of memory";
+  r.packers = static_cast<uint32_t*>(calloc(h.nodes + 1, sizeof(uint32_t)));
+  if (!r.packers) return "out of memory";
+  if (!r.tensors || !r.nodes || !r.floats || !r.sizes || !r.types || !r.packed)
+    return "out of memory";
   bytes += sizeof h;
   memcpy(r.tensors, bytes, tensors);
   memcpy(r.nodes, bytes + tensors, nodes);
@@ -347,39 +374,62 @@ const char* read(Region& r, const unsigned char* bytes, size_t count) {
   return check_nodes(r);
 }
 
+// The first node that names the same weights, scales and bias as node ``n``, which packs them;
+// ``first`` has, of each tensor, the number after that of the first node whose weights it is.
+uint32_t packer_of(const Region& r, uint32_t n, uint32_t* first) {
+  const int32_t* mine = r.nodes[n].operands;
+  uint32_t& known = first[mine[1]];
+  if (!known) known = n + 1;
+  const int32_t* others = r.nodes[known - 1].operands;
+  return others[2] == mine[2] && others[3] == mine[3] ? known - 1 : n;
+}
+
+bool pack(Region& r, uint32_t n, const unsigned char* weights) {
+  const NodeRecord& node = r.nodes[n];
+  const EpLinear call = linear_of(r, node);
+  r.packed[n] = take(linear_kernel().packed_bytes(call.in, call.out));
+  if (!r.packed[n]) return false;
+  const auto constant = [&](int place) {
+    const TensorRecord* t = operand(r, node, place);
+    return t ? reinterpret_cast<const float*>(r.floats + t->offset) : nullptr;
+  };
+  linear_kernel().pack(call.in, call.out,
+                       reinterpret_cast<const int8_t*>(weights + operand(r, node, 1)->offset),
+                       constant(2), constant(3), r.packed[n]);
+  return true;
+}
+
 // Memory for running, and the weights in the form that the kernels read.
-const char* reserve(Region& r, const unsigned char* weights) {
-  uint64_t quantised = 0, received = 0, workspace = 0;
+const char* reserve(Region& r, const unsigned char* weights, uint32_t* first) {
+  uint64_t quantised = 0, received = 0, workspace = 0, parts = 0;
   for (uint32_t n = 0; n < r.header.nodes; ++n) {
     const NodeRecord& node = r.nodes[n];
     if (node.op == NodeRecord::kAttention) {
       const EpAttention call = attention_of(r, node);
       const uint64_t bytes = attention_kernel().workspace_bytes(&call);
+      const uint64_t split = attention_kernel().parts_bytes(&call);
       workspace = bytes > workspace ? bytes : workspace;
-      const uint64_t parts = uint64_t{sizeof(float)} * attention_kernel().steps(&call) * call.keys;
-      if (operand(r, node, 5) && parts > received) received = parts;
+      parts = split > parts ? split : parts;
+      const uint64_t rows = uint64_t{sizeof(float)} * attention_kernel().steps(&call) * call.keys;
+      if (operand(r, node, 5) && rows > received) received = rows;
     } else if (node.op == NodeRecord::kLinearInt8) {
       const EpLinear call = linear_of(r, node);
-      const EpLinearKernel& kernel = linear_kernel();
-      const uint64_t bytes = kernel.quantised_bytes(call.rows, call.in);
+      const uint64_t bytes = linear_kernel().quantised_bytes(call.rows, call.in);
       quantised = bytes > quantised ? bytes : quantised;
-      r.packed[n] = take(kernel.packed_bytes(call.in, call.out));
-      if (!r.packed[n]) return "out of memory";
-      const auto constant = [&](int place) {
-        const TensorRecord* t = operand(r, node, place);
-        return t ? reinterpret_cast<const float*>(r.floats + t->offset) : nullptr;
-      };
-      kernel.pack(call.in, call.out,
-                  reinterpret_cast<const int8_t*>(weights + operand(r, node, 1)->offset),
-                  constant(2), constant(3), r.packed[n]);
+      r.packers[n] = packer_of(r, n, first);
+      if (r.packers[n] == n && !pack(r, n, weights)) return "out of memory";
     }
   }
   r.workspace_bytes = rounded(workspace);
   r.arena = take(r.header.arena_bytes);
+  // What a damaged region reads before it writes it is at least always the same.
+  if (r.arena) memset(r.arena, 0, r.header.arena_bytes);
   r.quantised = take(quantised);
   r.received = take(received);
   r.workspaces = take(r.workspace_bytes * r.threads);
-  return r.arena && r.quantised && r.received && r.workspaces ? nullptr : "out of memory";
+  r.parts = take(parts);
+  return r.arena && r.quantised && r.received && r.workspaces && r.parts ? nullptr
+                                                                         : "out of memory";
 }
 
 }  // namespace
@@ -391,7 +441,12 @@ Region* region_load(const void* bytes, size_t count, int threads, const char** w
   region->threads = threads < 1 ? 1 : threads;
   const unsigned char* first = static_cast<const unsigned char*>(bytes);
   *why_not = read(*region, first, count);
-  if (!*why_not) *why_not = reserve(*region, first + count - region->header.int8_bytes);
+  if (!*why_not) {
+    void* named = calloc(region->header.tensors + 1, sizeof(uint32_t));
+    const unsigned char* weights = first + count - region->header.int8_bytes;
+    *why_not = named ? reserve(*region, weights, static_cast<uint32_t*>(named)) : "out of memory";
+    free(named);
+  }
   if (!*why_not) return region;
   region_free(region);
   return nullptr;
@@ -404,7 +459,9 @@ void region_free(Region* region) {
                        static_cast<void*>(region->sizes), static_cast<void*>(region->floats),
                        static_cast<void*>(region->arena), static_cast<void*>(region->quantised),
                        static_cast<void*>(region->received), static_cast<void*>(region->workspaces),
-                       static_cast<void*>(region->packed), static_cast<void*>(region)})
+                       static_cast<void*>(region->packed), static_cast<void*>(region->parts),
+                       static_cast<void*>(region->types), static_cast<void*>(region->packers),
+                       static_cast<void*>(region)})
     free(memory);
 }
 
@@ -413,6 +470,12 @@ int region_outputs(const Region& r) { return static_cast<int>(r.header.outputs);
 int64_t region_input_size(const Region& r, int number) { return r.sizes[number]; }
 int64_t region_output_size(const Region& r, int number) {
   return r.sizes[r.header.inputs + number];
+}
+bool region_input_is_half(const Region& r, int number) {
+  return r.types[number] == TensorRecord::kFloat16;
+}
+bool region_output_is_half(const Region& r, int number) {
+  return r.types[r.header.inputs + number] == TensorRecord::kFloat16;
 }
 int region_nodes(const Region& r) { return static_cast<int>(r.header.nodes); }
 const char* region_op(const Region& r, int node) { return op_of(r.nodes[node].op)->name; }

@@ -41,7 +41,7 @@ bool share(Threads& threads, int most, int count, Run run) {
   return threads.each(task.parts, work, &task);
 }
 
-// The bytes: this header, the tensors, the nodes, constants in float32, weights in int8.
+// The bytes: this header, the tensors, the nodes, constants in floats, weights in int8.
 struct RegionHeader {
   char magic[4];  // "EPRG"
   uint32_t version, tensors, nodes, inputs, outputs;
@@ -51,7 +51,9 @@ struct RegionHeader {
 struct TensorRecord {
   enum Place : uint32_t { kInput, kOutput, kArena, kFloats, kInt8s };
 
-  uint32_t place, unused;
+  enum Type : uint32_t { kFloat32, kFloat16 };  // of all but weights in int8
+
+  uint32_t place, type;
   int32_t dims[4];  // leading ones where there are fewer
   uint64_t offset;  // in bytes; of an input or output: its number
 };
@@ -80,15 +82,17 @@ void region_free(Region* region);
 
 int region_inputs(const Region& region);
 int region_outputs(const Region& region);
-// The elements of an input or output, all float32.
+// The elements of an input or output, and whether they are half floats; else they are float32.
 int64_t region_input_size(const Region& region, int number);
 int64_t region_output_size(const Region& region, int number);
+bool region_input_is_half(const Region& region, int number);
+bool region_output_is_half(const Region& region, int number);
 
 int region_nodes(const Region& region);
 const char* region_op(const Region& region, int node);
 
 // Runs a node; all of them, in order, are one inference. For one caller at a time. False when the
-// threads failed.
+// threads failed. Half floats are passed as what they are, by a pointer to floats.
 bool region_run(const Region& region, int node, const float* const* inputs, float* const* outputs,
                 Threads& threads);
 

@@ -55,7 +55,7 @@ def build_flags(
         str | None, typer.Option(help="The build folder; build/<task>-<profile> if not given.")
     ] = None,
     precision: Annotated[
-        Literal["fp32", "int8"] | None, typer.Option(help="The profile's if not given.")
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="The profile's if not given.")
     ] = None,
     runtime: Annotated[
         Literal["executorch", "litert"] | None, typer.Option(help="The profile's if not given.")

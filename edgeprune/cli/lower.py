@@ -20,7 +20,8 @@ def lower(
         Path | None, typer.Option("-o", "--out", help="The file to make; model.pte or .tflite.")
     ] = None,
     precision: Annotated[
-        Literal["fp32", "int8"] | None, typer.Option(help="Of weights; the profile's if not given.")
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Of weights; the profile's if not given."),
     ] = None,
     runtime: Annotated[
         Literal["executorch", "litert"] | None, typer.Option(help="The profile's if not given.")

@@ -52,7 +52,8 @@ def working_set_bytes(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) ->
 def tensor_bytes(sites: Sites, precision: Precision) -> dict[str, int]:
     """Path -> bytes in the lowered file, of every weight and buffer."""
     tensors = sites.program.tensors
-    found = {path: t.numel() * t.element_size() for path, t in tensors.items()}
+    halved = {torch.float32: 2} if precision == "fp16" else {}
+    found = {path: t.numel() * halved.get(t.dtype, t.element_size()) for path, t in tensors.items()}
     if precision == "int8":
         for node in calls(sites.program.module.graph, ATEN.linear):
             path = str(node.args[1].target)

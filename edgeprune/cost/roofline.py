@@ -91,7 +91,7 @@ class _Speed:
         linear = core.peak_gops_int8 if precision == "int8" else core.peak_gflops_fp32
         self.linear_flops_per_ms = COMPUTE_SHARE * linear * 1e6
         self.bytes_per_ms = BANDWIDTH_SHARE * profile.bandwidth_gbps * 1e6
-        self.weight_bytes = 1 if precision == "int8" else 4
+        self.weight_bytes = {"int8": 1, "fp16": 2, "fp32": 4}[precision]
 
     def ms(self, nodes: Iterable[fx.Node]) -> float:
         """All of these, one after the other."""

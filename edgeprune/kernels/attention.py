@@ -11,6 +11,7 @@ from edgeprune.errors import InputError
 from edgeprune.kernels.family import Family
 
 _Floats = ctypes.POINTER(ctypes.c_float)
+_TYPES = {torch.float32: 0, torch.float16: 1}
 
 
 class _Call(ctypes.Structure):
@@ -19,12 +20,13 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("batch", "queries", "keys", "heads", "kv_heads")),
         *(("head_dim", ctypes.c_int32), ("scale", ctypes.c_float)),
-        *(("causal", ctypes.c_int32), ("threads", ctypes.c_int32)),
+        *((name, ctypes.c_int32) for name in ("causal", "threads", "type")),
         *((f"{name}_row", ctypes.c_int32) for name in ("q", "k", "v")),
-        *((name, _Floats) for name in ("q", "k", "v", "mask")),
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v")),
+        ("mask", _Floats),
         *((f"mask_{axis}", ctypes.c_int64) for axis in ("batch", "head", "query")),
-        *(("lengths", ctypes.POINTER(ctypes.c_int32)), ("out", _Floats)),
-        *(("received", _Floats), ("query_weights", _Floats)),
+        *(("lengths", ctypes.POINTER(ctypes.c_int32)), ("out", ctypes.c_void_p)),
+        *((name, _Floats) for name in ("received", "query_weights", "parts")),
     )
 
 
@@ -42,6 +44,8 @@ class _Kernel(ctypes.Structure):
             "run",
             ctypes.CFUNCTYPE(None, _CallAt, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p),
         ),
+        ("parts_bytes", ctypes.CFUNCTYPE(ctypes.c_size_t, _CallAt)),
+        ("merge", ctypes.CFUNCTYPE(None, _CallAt)),
         ("peak", ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)),
     )
 
@@ -56,8 +60,9 @@ class SlimAttention:
     Called again it computes anew from what the tensors then hold.
 
     Args:
-        q: queries ``[batch, queries, heads * head_dim]``, float32, as projections write them;
-            parts of one tensor of queries, keys and values are read where they are.
+        q: queries ``[batch, queries, heads * head_dim]``, as projections write them; parts of one
+            tensor of queries, keys and values are read where they are. float32 or float16, as
+            ``k``, ``v`` and ``out`` then are too; halves are computed with as floats.
         k, v: ``[batch, keys, kv_heads * head_dim]``.
         kv_heads: fewer than ``heads`` for grouped queries; None: as many.
         scale: of the products; None: ``head_dim ** -0.5``.
@@ -102,16 +107,21 @@ class SlimAttention:
             )
         if k.shape != v.shape:
             raise InputError(f"slim attention: got k {list(k.shape)} and v {list(v.shape)}")
+        if q.dtype not in _TYPES or {k.dtype, v.dtype} != {q.dtype}:
+            raise InputError(
+                f"slim attention: got q, k, v of {q.dtype}, {k.dtype}, {v.dtype}, wanted float32 "
+                "or float16 in all three"
+            )
         head_dim = width // heads
         self.out = torch.empty_like(q, memory_format=torch.contiguous_format)
         self._held = [each if _in_rows(each) else each.contiguous() for each in (q, k, v)]
         self._call = _Call(
             *(batch, queries, keys, heads, groups, head_dim),
-            *(head_dim**-0.5 if scale is None else scale, int(causal), 1),
+            *(head_dim**-0.5 if scale is None else scale, int(causal), 1, _TYPES[q.dtype]),
             *(each.stride(1) for each in self._held),
-            *map(_floats, self._held),
+            *(each.data_ptr() for each in self._held),
         )
-        self._call.out = _floats(self.out)
+        self._call.out = self.out.data_ptr()
         _FAMILY.check(self._call)
         if mask is not None:
             whole = mask.expand(-1, -1, -1, keys).contiguous()

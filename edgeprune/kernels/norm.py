@@ -15,7 +15,8 @@ class _Call(ctypes.Structure):
     """``EpNorm`` of layer_norm.h."""
 
     _fields_ = (
-        *(("rows", ctypes.c_int32), ("width", ctypes.c_int32), ("eps", ctypes.c_float)),
+        *((name, ctypes.c_int32) for name in ("rows", "width", "type")),
+        ("eps", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("x", "residual", "weight", "bias", "sum", "out")),
     )
 
@@ -48,7 +49,8 @@ def layer_norm(
     """Normalise the rows of ``x + residual``.
 
     Args:
-        x, residual: ``[..., width]``, float32.
+        x, residual: ``[..., width]``, float32 or float16, as the results then are too; halves are
+            computed with as floats.
         weight, bias: ``[width]``, float32.
         kernel: an instruction set, such as "avx2"; None: the fastest that runs here.
 
@@ -62,17 +64,19 @@ def layer_norm(
     wanted = {"x": (x, x.shape), "weight": (weight, (width,)), "bias": (bias, (width,))}
     if residual is not None:
         wanted["residual"] = (residual, x.shape)
+    half = x.dtype == torch.float16
     for name, (tensor, shape) in wanted.items():
-        if tensor.dtype != torch.float32 or tensor.shape != torch.Size(shape):
+        dtype = torch.float16 if half and name in ("x", "residual") else torch.float32
+        if tensor.dtype != dtype or tensor.shape != torch.Size(shape):
             raise InputError(
                 f"layer norm: got {name} {list(tensor.shape)} of {tensor.dtype}, "
-                f"wanted {list(shape)} of {torch.float32}"
+                f"wanted {list(shape)} of {dtype}"
             )
     held = {name: tensor.contiguous() for name, (tensor, _) in wanted.items()}
-    held["sum"], held["out"] = torch.empty(x.shape), torch.empty(x.shape)
+    held["sum"], held["out"] = (torch.empty(x.shape, dtype=x.dtype) for _ in range(2))
     rows = x.numel() // width if width else 0
     places = {name: tensor.data_ptr() for name, tensor in held.items()}
-    call = _Call(rows, width, eps, **places)
+    call = _Call(rows, width, int(half), eps, **places)
     _FAMILY.check(call)
     norm_kernel_named(kernel).run(ctypes.byref(call), 0, rows)
     return held["out"], held["sum"]

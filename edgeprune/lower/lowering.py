@@ -14,7 +14,7 @@ from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
 from edgeprune.registry import Registry
 from edgeprune.versions import versions
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 Delegate = Literal["auto", "off"]
 
 
@@ -23,7 +23,8 @@ class Lowering:
     """What a file is made for.
 
     Attributes:
-        precision: ``fp32``, or ``int8`` for dynamic per-channel int8 linear layers.
+        precision: ``fp32``; ``fp16`` for weights and, in ExecuTorch, all computing in half floats;
+            ``int8`` for dynamic per-channel int8 linear layers. Files take and give float32.
         runtime: one of ``RUNTIMES``.
         delegate: ``auto`` hands our own delegate what it runs faster than XNNPACK; ``off`` makes
             a file that a stock runtime loads, for apps that cannot ship our library.

@@ -34,7 +34,7 @@ def slim_attention(
         mask: added to the scores, ``[batch or 1, heads or 1, queries or 1, keys]``.
     """
     queries, keys, values = (
-        each.unflatten(2, (count, -1)).transpose(1, 2)
+        each.float().unflatten(2, (count, -1)).transpose(1, 2)
         for each, count in ((q, heads), (k, kv_heads), (v, kv_heads))
     )
     if causal:
@@ -44,7 +44,7 @@ def slim_attention(
     mixed = functional.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=heads != kv_heads
     )
-    return mixed.transpose(1, 2).flatten(2)
+    return mixed.transpose(1, 2).flatten(2).to(q.dtype)
 
 
 @slim_attention.register_fake
@@ -87,7 +87,7 @@ def slim_attention_scores(
         from real tokens, over all heads; of padding -1.
     """
     queries, keys = (
-        each.unflatten(2, (count, -1)).transpose(1, 2)
+        each.float().unflatten(2, (count, -1)).transpose(1, 2)
         for each, count in ((q, heads), (k, kv_heads))
     )
     scores = queries @ keys.repeat_interleave(heads // kv_heads, 1).mT * scale
@@ -106,7 +106,7 @@ def slim_attention_scores(
 
 @slim_attention_scores.register_fake
 def _(q: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), q.new_empty(q.shape[:2])
+    return torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
 @custom_op("edgeprune::token_select", mutates_args=())
@@ -115,7 +115,7 @@ def token_select(x: Tensor, scores: Tensor, pinned: Tensor | None, keep: int, ax
 
     Args:
         x: with tokens in dimension ``axis``, batch 1.
-        scores: ``[1, tokens]``.
+        scores: ``[1, tokens]``, float32.
         pinned: ``[1, tokens]``, added to the scores.
         keep: how many stay.
         axis: from the right: -1, -2...
@@ -137,8 +137,9 @@ def add_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The layer norm of ``x + residual`` over the last dimension, and that sum."""
-    total = x.clone() if residual is None else x + residual
-    return functional.layer_norm(total, total.shape[-1:], weight, bias, eps), total
+    total = x.float() if residual is None else x.float() + residual.float()
+    normed = functional.layer_norm(total, total.shape[-1:], weight, bias, eps)
+    return normed.to(x.dtype), total.to(x.dtype, copy=residual is None)
 
 
 @add_layer_norm.register_fake

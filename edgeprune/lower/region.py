@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import struct
 from typing import Any
@@ -27,6 +28,7 @@ _OPS = {
     "token_select": 4,
 }
 _OPERANDS, _NUMBERS = 7, 3
+_TYPES = (torch.float32, torch.float16)
 
 
 def write_region(graph: Graph, constants: dict[Node, torch.Tensor]) -> bytes:
@@ -54,6 +56,7 @@ class _Writer:
         self.number: dict[Node, int] = {}
         self.held = {_FLOATS: bytearray(), _INT8S: bytearray()}
         self.constants = constants
+        self.first: dict[tuple[object, ...], Node] = {}
 
     def write(self) -> bytes:
         for place, nodes in ((_INPUT, self.inputs), (_OUTPUT, self.outputs)):
@@ -73,17 +76,24 @@ class _Writer:
         return b"".join((header, *self.tensors, *calls, floats, int8s))
 
     def _add(self, node: Node, place: int, like: torch.Tensor, offset: int) -> None:
-        if place != _INT8S and like.dtype != torch.float32 or like.dim() > 4:
+        if place != _INT8S and like.dtype not in _TYPES or like.dim() > 4:
             raise EdgepruneError(f"{node.name}: {like.dtype} {list(like.shape)} in a region")
         dims = [1] * (4 - like.dim()) + [int(size) for size in like.shape]
+        kind = 0 if place == _INT8S else _TYPES.index(like.dtype)
         self.number.setdefault(node, len(self.tensors))
-        self.tensors.append(_TENSOR.pack(place, 0, *dims, offset))
+        self.tensors.append(_TENSOR.pack(place, kind, *dims, offset))
 
     def _hold(self, node: Node, value: torch.Tensor) -> None:
         place = _INT8S if value.dtype == torch.int8 else _FLOATS
-        held = self.held[place]
+        data, held = value.detach().contiguous().numpy().tobytes(), self.held[place]
+        same = (value.dtype, value.shape, hashlib.sha256(data).digest())
+        if same in self.first:  # as where layers share their weights, which are then packed once
+            self.number[node] = self.number[self.first[same]]
+            return
+        self.first[same] = node
         self._add(node, place, value, len(held))
-        held += value.detach().contiguous().numpy().tobytes()
+        held += data
+        held += bytes(-len(held) % 4)  # floats come after halves
 
     def _lifetimes(self) -> dict[Node, tuple[int, int, int]]:
         """Of every result that stays inside: first and last call, and its bytes."""
@@ -93,7 +103,7 @@ class _Writer:
             if isinstance(node.meta["val"], torch.Tensor) and node not in self.outputs:
                 born = order[node.args[0] if node.target is operator.getitem else node]  # type: ignore[index]
                 dies = max((order[user] for user in node.users), default=born)
-                found[node] = (born, dies, node.meta["val"].numel() * 4)
+                found[node] = (born, dies, node.meta["val"].nbytes)
         return found
 
     def _call(self, node: Node) -> bytes:

@@ -13,7 +13,14 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer
-from ai_edge_quantizer.qtyping import TFLOperationName
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from ai_edge_quantizer.qtyping import (
+    ComputePrecision,
+    OpQuantizationConfig,
+    TensorDataType,
+    TensorQuantizationConfig,
+    TFLOperationName,
+)
 from torch.fx import GraphModule
 
 from edgeprune.lower.composites import as_composites
@@ -38,6 +45,8 @@ def to_tflite(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> L
     data = litert_torch.convert(graph, inputs).model_content()
     if lowering.precision == "int8":
         data = quantise_linears(data)
+    elif lowering.precision == "fp16":
+        data = halve_weights(data)
     # With XNNPACK, as the runtime applies it by default; it alone tells what that takes.
     interpreter = Interpreter(model_content=data, num_threads=1)
     interpreter.allocate_tensors()
@@ -57,6 +66,21 @@ def quantise_linears(data: bytes) -> bytes:
     quantised = ours.quantize().quantized_model
     assert quantised is not None
     return bytes(quantised)
+
+
+def halve_weights(data: bytes) -> bytes:
+    """The file with weights in half floats, which are computed with as float32."""
+    ours = quantizer.Quantizer(data)
+    config = OpQuantizationConfig(
+        weight_tensor_config=TensorQuantizationConfig(num_bits=16, dtype=TensorDataType.FLOAT),
+        compute_precision=ComputePrecision.FLOAT,
+        explicit_dequantize=True,
+    )
+    everything = TFLOperationName.ALL_SUPPORTED
+    ours.update_quantization_recipe(".*", everything, config, AlgorithmName.FLOAT_CASTING)
+    halved = ours.quantize().quantized_model
+    assert halved is not None
+    return bytes(halved)
 
 
 def _forget_origins(graph: GraphModule) -> None:

@@ -15,6 +15,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.kernels.load import BACKEND
 from edgeprune.lower.claim import OurPartitioner
 from edgeprune.lower.delegation import DelegationRow
+from edgeprune.lower.half import to_half
 from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.partition import RegionPartitioner
 from edgeprune.lower.prepare import Tensors, prepare
@@ -29,6 +30,8 @@ def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) 
     outputs = graph(*inputs)
     if lowering.precision == "int8":
         graph = quantise_dynamic(graph, inputs)
+    elif lowering.precision == "fp16":
+        to_half(graph)
     wanted = sum(map(is_ours, graph.graph.nodes))
     partitioner = RegionPartitioner()
     with _short_provenance():

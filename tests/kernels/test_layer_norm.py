@@ -76,6 +76,18 @@ def test_nan_and_infinity_spread_as_in_pytorch(kernel: str, number: float) -> No
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("width", [3, 33, 384])
+def test_half_floats_are_computed_with_as_floats(kernel: str, width: int) -> None:
+    x, residual = torch.randn(2, 9, width).half()
+    weight, bias = torch.randn(2, width)
+    out, total = layer_norm(x, weight, bias, residual, kernel=kernel)
+    sums = x.float() + residual.float()
+    assert torch.equal(total, sums.half())
+    floats, _ = layer_norm(sums, weight, bias, kernel=kernel)
+    assert torch.equal(out, floats.half())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_constant_rows_give_the_bias(kernel: str) -> None:
     x, weight, bias = torch.full((4, 33), 7.25), torch.randn(33), torch.randn(33)
     x[1] = 0.0
@@ -97,7 +109,7 @@ def test_rows_may_come_in_any_order_in_place_and_nothing_else_is_written(
         sums = torch.full((13, width), 17.0)
         places = (x, out, weight[0], bias[0], None if inside else sums[1:12], out)
         call = _Call(
-            11, width, 1e-5, *(each.data_ptr() if each is not None else None for each in places)
+            11, width, 0, 1e-5, *(each.data_ptr() if each is not None else None for each in places)
         )  # noqa: E501
         for row in reversed(range(11)):
             norm_kernel_named(kernel).run(ctypes.byref(call), row, row + 1)
@@ -115,7 +127,7 @@ def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
     fast, total = layer_norm(x, weight[0], bias[0], residual)
     slow, sums = torch.empty(6, 50), torch.empty(6, 50)
     places = (x, residual, weight, bias, sums, slow)
-    call = _Call(6, 50, 1e-5, *(each.data_ptr() for each in places))
+    call = _Call(6, 50, 0, 1e-5, *(each.data_ptr() for each in places))
     ctypes.CDLL(str(library)).ep_norm_reference(ctypes.byref(call))
     assert relative_error(slow, true_norm(x + residual, weight[0], bias[0])) <= 1e-6
     assert relative_error(fast, slow) <= TOLERANCE

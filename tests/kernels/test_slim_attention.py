@@ -120,12 +120,35 @@ def test_parts_of_one_tensor_are_read_where_they_are(kernel: str, tokens: int) -
     assert relative_error(call(), true_attention(q, k, v, 12, 12)[0]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dim", [7, 32, 80, 128])
+@pytest.mark.parametrize("tokens", [1, 17, 130])
+def test_half_floats_are_computed_with_as_floats(kernel: str, dim: int, tokens: int) -> None:
+    drawn_ = [each.half() for each in drawn(2, tokens, tokens, 4, 2, dim)]
+    q, k, v = (_before_a_guard(each) for each in drawn_)
+    options: dict[str, Any] = {"mask": torch.randn(1, 4, 1, tokens), "causal": tokens == 17}
+    got = SlimAttention(q, k, v, 4, 2, kernel=kernel, **options)()
+    assert got.dtype == torch.float16
+    floats = [each.float() for each in drawn_]
+    assert torch.equal(got, SlimAttention(*floats, 4, 2, kernel=kernel, **options)().half())
+    wanted, _ = true_attention(*floats, 4, 2, **options)
+    assert relative_error(got, wanted) <= 2**-11 + TOLERANCE
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_half_parts_of_one_tensor_are_read_where_they_are(kernel: str) -> None:
+    q, k, v = torch.randn(2, 20, 3 * 384).half().chunk(3, dim=-1)
+    got = SlimAttention(q, k, v, 12, kernel=kernel)()
+    wanted, _ = true_attention(q.float(), k.float(), v.float(), 12, 12)
+    assert relative_error(got, wanted) <= 2**-11 + TOLERANCE
+
+
 def _before_a_guard(x: Tensor) -> Tensor:
     """A copy that ends where memory does that nobody may read."""
-    size, page = 4 * x.numel(), mmap.PAGESIZE
+    size, page = x.nbytes, mmap.PAGESIZE
     whole = -(-size // page) * page
     memory = mmap.mmap(-1, whole + page)
-    held = torch.frombuffer(memory, dtype=torch.float32, offset=whole - size, count=x.numel())
+    held = torch.frombuffer(memory, dtype=x.dtype, offset=whole - size, count=x.numel())
     guard = ctypes.c_void_p(held.data_ptr() + size)
     nobody = 0
     assert ctypes.CDLL(None).mprotect(guard, ctypes.c_size_t(page), nobody) == 0
@@ -213,6 +236,28 @@ def test_more_threads_than_heads_share_the_query_rows_in_any_order(kernel: str) 
     assert torch.equal(call.out, wanted)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("queries", [1, 16])
+def test_more_threads_than_heads_share_the_keys_of_few_queries(kernel: str, queries: int) -> None:
+    q, k, v = drawn(2, queries, 1500, 2, 1, 40)
+    options: dict[str, Any] = {
+        "mask": torch.randn(1, 2, 1, 1500),
+        "lengths": torch.tensor([9, 1400]),
+    }
+    call = SlimAttention(q, k, v, 2, 1, kernel=kernel, **options)
+    call._call.threads = 8
+    at = ctypes.byref(call._call)
+    assert call.kernel.steps(at) < 8, "nothing is split without memory for it"
+    memory = torch.full((call.kernel.parts_bytes(at) // 4,), math.nan)
+    call._call.parts = ctypes.cast(memory.data_ptr(), ctypes.POINTER(ctypes.c_float))
+    assert call.kernel.steps(at) == 8
+    for step in reversed(range(8)):
+        call.kernel.run(at, step, step + 1, call._workspace)
+    call.kernel.merge(at)
+    wanted, _ = true_attention(q, k, v, 2, 1, **options)
+    assert relative_error(call.out, wanted) <= TOLERANCE
+
+
 def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
     source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
@@ -245,5 +290,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     call._call.k_row = 31
     with pytest.raises(InputError, match="rows that overlap"):
         _FAMILY.check(call._call)
-    with pytest.raises(InputError, match=r"got torch\.float64, wanted float32"):
-        SlimAttention(q.double(), k.double(), v.double(), 4)
+    for other in (q.double(), q.half()):
+        with pytest.raises(InputError, match="wanted float32 or float16 in all three"):
+            SlimAttention(other, k, v, 4)

@@ -25,7 +25,7 @@ class Select(ctypes.Structure):
     """``EpTokenSelect`` of tokens.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("outer", "tokens", "inner", "keep")),
+        *((name, ctypes.c_int32) for name in ("outer", "tokens", "inner", "keep", "type")),
         *((name, ctypes.c_void_p) for name in ("x", "scores", "pinned", "out")),
     )
 
@@ -40,9 +40,10 @@ def refuses(*sizes: int) -> str | None:
 def selected(x: Tensor, scores: Tensor, pinned: Tensor | None, keep: int) -> Tensor:
     """``x`` is [outer, tokens, inner]."""
     outer, tokens, inner = x.shape
-    out = torch.full((outer + 1, keep, inner), 17.0)
+    out = torch.full((outer + 1, keep, inner), 17.0, dtype=x.dtype)
+    half = int(x.dtype == torch.float16)
     places = [None if each is None else each.data_ptr() for each in (x, scores, pinned, out)]
-    library().ep_token_select(ctypes.byref(Select(outer, tokens, inner, keep, *places)))
+    library().ep_token_select(ctypes.byref(Select(outer, tokens, inner, keep, half, *places)))
     assert (out[outer:] == 17).all()
     return out[:outer]
 
@@ -57,6 +58,7 @@ def test_the_highest_scores_stay_in_order_and_the_first_of_equals(data: st.DataO
     scores = torch.tensor([data.draw(st.sampled_from(values)) for _ in range(tokens)])
     pinned = (torch.arange(tokens) % 5 == 0) * 1e6 if data.draw(st.booleans()) else None
     x = torch.randn(data.draw(st.integers(1, 3)), tokens, data.draw(st.integers(1, 9)))
+    x = x.to(data.draw(st.sampled_from((torch.float32, torch.float16))))
     row = None if pinned is None else pinned[None]
     wanted = OURS.token_select(x, scores[None], row, keep, -2)
     assert torch.equal(selected(x, scores, pinned, keep), wanted)

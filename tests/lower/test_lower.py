@@ -32,7 +32,7 @@ def program() -> Program:
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_artifact_describes_the_file_it_comes_with(
     program: Program, precision: str, tmp_path: Path
 ) -> None:
@@ -67,5 +67,5 @@ def test_an_unwritable_folder_leaves_nothing(program: Program, tmp_path: Path) -
 def test_unknown_runtimes_and_precisions_list_what_exists() -> None:
     with pytest.raises(InputError, match="got runtime 'abacus', wanted one of: .*executorch"):
         Lowering(runtime="abacus")
-    with pytest.raises(InputError, match="got precision 'int3', wanted one of: fp32, int8"):
+    with pytest.raises(InputError, match="got precision 'int3', wanted one of: fp32, fp16, int8"):
         Lowering("int3")  # type: ignore[arg-type]

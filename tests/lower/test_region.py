@@ -112,6 +112,35 @@ def test_the_arena_of_regions_counts_as_planned_memory() -> None:
     assert lowered.planned_memory_bytes >= 4 * 10 * 400
 
 
+class Repeated(nn.Module):
+    """One linear layer, again and again."""
+
+    def __init__(self, times: int = 24, width: int = 1024) -> None:
+        super().__init__()
+        self.layer, self.times = nn.Linear(width, width), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = torch.relu(self.layer(x))
+        return x
+
+
+def test_weights_that_layers_share_are_in_the_file_and_in_memory_once(tmp_path: Path) -> None:
+    inputs = (torch.randn(1, 2, 1024),)
+    module = Repeated().eval()
+    lowered = lower_graph(module, inputs, INT8)
+    assert delegates(lowered) == {"edgeprune": 24}
+    assert len(lowered.data) < 2 * 1024**2
+    path = tmp_path / "model.pte"
+    path.write_bytes(lowered.data)
+    with connect("local") as device:
+        load = Workload("repeated", path, inputs)
+        peak_mb = device.measure([load], rounds=2, memory=True)["repeated"].peak_memory_mb
+    assert peak_mb is not None and peak_mb < 12, "each layer has packed weights of its own"
+    got = run(lower_graph(Repeated(3).eval(), inputs, INT8), inputs, tmp_path)
+    assert got.isfinite().all()
+
+
 def loads_in_stock_runtime(lowered: Lowered, folder: Path) -> subprocess.CompletedProcess[str]:
     path = folder / "model.pte"
     path.write_bytes(lowered.data)

@@ -15,6 +15,7 @@ from random_plans import plans
 from torch import Tensor
 from torch.fx import GraphModule
 
+from edgeprune.errors import InputError
 from edgeprune.lower import Lowering, lower
 from edgeprune.lower.graph import aten, is_call
 from edgeprune.lower.ops import OURS
@@ -26,6 +27,7 @@ from edgeprune.program.program import as_tuple
 from edgeprune.runtime import load
 from edgeprune.surgery import apply
 from edgeprune.surgery.selections import find_selections, with_selections
+from edgeprune.validate.numerics import MAX_ERROR
 
 SOME = settings(
     max_examples=15,
@@ -129,6 +131,26 @@ def test_a_runtime_without_our_delegate_keeps_the_same_tokens(tmp_path: Path) ->
     for number, wanted in enumerate(as_tuple(program(*inputs))):
         got = torch.from_numpy(given[f"output_{number}"])
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "lowering",
+    [Lowering("fp16"), Lowering("fp16", "litert"), Lowering("fp16", "litert", "off")],
+    ids=str,
+)
+def test_half_floats_keep_the_same_tokens(lowering: Lowering, tmp_path: Path) -> None:
+    program = with_selections(slim("vit", 7, 3))
+    artifact = lower(program, tmp_path / f"model{lowering.suffix}", lowering)
+    inputs = models.inputs("vit", 1)
+    output, *matrices = (torch.as_tensor(each) for each in load(artifact.path)(*inputs))
+    wanted, *kept = as_tuple(program(*inputs))
+    assert all(torch.equal(*pair) for pair in zip(matrices, kept, strict=True))
+    assert models.relative_error(output, wanted) <= MAX_ERROR["fp16"]
+
+
+def test_half_floats_cannot_select_in_arithmetic(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp16: tokens are selected by numbers.* delegate auto"):
+        lower(slim("bert", 5), tmp_path / "model.pte", Lowering("fp16", delegate="off"))
 
 
 def test_an_int8_network_that_selects_twice_stays_one_region(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ namespace {
 constexpr int kWork = 1 << 16;
 void run(const EpNormKernel& kernel, EpNorm a, uint8_t options, Bytes bytes) {
   const Wide count = Wide(a.rows) * a.width;
-  auto x = numbers<float>(count, bytes), residual = numbers<float>(count, bytes);
+  // Half floats end where half of the bytes do.
+  const Wide number = a.type == EP_FLOAT16 ? 2 : 4;
+  auto x = numbers<uint16_t>(count * number / 2, bytes);
+  auto residual = numbers<uint16_t>(count * number / 2, bytes);
   auto weight = numbers<float>(a.width, bytes), bias = numbers<float>(a.width, bytes);
-  Guarded<float> out(x->size()), sum(x->size());
+  Guarded<uint16_t> out(x->size()), sum(x->size());
   a.x = x->data(), a.weight = weight->data(), a.bias = bias->data(), a.out = out.data();
   if (options & 1) a.residual = residual->data();
   if (options & 2) a.sum = sum.data();
@@ -27,6 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
   const uint8_t options = bytes.byte();
   EpNorm a{};
+  a.type = bytes.one_in(3) ? EP_FLOAT16 : EP_FLOAT32;
   a.rows = bytes.size(), a.width = bytes.size();
   const uint32_t eps = bytes.word();
   memcpy(&a.eps, &eps, sizeof eps);

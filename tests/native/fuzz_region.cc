@@ -8,6 +8,7 @@ namespace {
 
 using edgeprune::Region;
 using edgeprune::RegionHeader;
+using edgeprune::TensorRecord;
 
 constexpr uint64_t kMemory = 1 << 22;
 constexpr int64_t kElements = 1 << 16;
@@ -25,12 +26,20 @@ class InTurn final : public edgeprune::Threads {
 // before it wrote, and writing to the arena or to an output.
 class AnyRegion {
  public:
-  explicit AnyRegion(Bytes& bytes) : bytes_(bytes), batch_(bytes.few()) {
+  explicit AnyRegion(Bytes& bytes)
+      : bytes_(bytes),
+        batch_(bytes.few()),
+        type_(bytes.one_in(3) ? TensorRecord::kFloat16 : TensorRecord::kFloat32) {
+    region_.make(type_);
     const int32_t tokens = bytes.few(), heads = bytes.few(), width = heads * bytes.few();
     rows_.push_back({region_.input(batch_, tokens, width), tokens, width});
     for (int count = bytes.few(); count > 0; --count) {
       const int kind = bytes.byte() % 4;
-      kind == 0 ? layer_norm() : kind == 1 ? linear() : kind == 2 ? attention(heads) : select();
+      const bool linears = type_ == TensorRecord::kFloat32;
+      kind == 0              ? layer_norm()
+      : kind == 1            ? select()
+      : kind == 2 && linears ? linear()
+                             : attention(heads);
     }
     // Whatever was drawn, an output is written.
     region_.layer_norm(0, -1, region_.output(batch_, tokens, width), -1);
@@ -81,14 +90,16 @@ class AnyRegion {
     const int32_t dim = q.width / heads, kv_heads = k.width / dim;
     if (k.width % dim || kv_heads < 1 || heads % kv_heads) return;
     const auto some = [&](int32_t whole) { return bytes_.one_in(2) ? 1 : whole; };
+    region_.make(TensorRecord::kFloat32);
     const int mask =
         bytes_.one_in(2) ? region_.input(some(heads), some(q.tokens), k.tokens, some(batch_)) : -1;
-    const int v = like(k), out = written(q.tokens, q.width);
     RegionWriter::Scores scores{-1, -1};
     if (q.tokens == k.tokens && bytes_.one_in(2)) {
       scores.scores = region_.arena(1, batch_, k.tokens);
       if (bytes_.one_in(2)) scores.real = region_.input(1, batch_, k.tokens);
     }
+    region_.make(type_);
+    const int v = like(k), out = written(q.tokens, q.width);
     region_.attention(q.tensor, k.tensor, v, mask, out, {heads, kv_heads, bytes_.byte() % 2},
                       scores);
   }
@@ -97,8 +108,10 @@ class AnyRegion {
     const Rows x = any();
     const bool of_tokens = bytes_.one_in(2);
     const int32_t size = of_tokens ? x.tokens : x.width, keep = 1 + bytes_.byte() % size;
+    region_.make(TensorRecord::kFloat32);
     const int scores = region_.input(1, 1, size);
     const int pinned = bytes_.one_in(2) ? region_.input(1, 1, size) : -1;
+    region_.make(type_);
     const int out = of_tokens ? written(keep, x.width) : written(x.tokens, keep);
     region_.token_select(x.tensor, scores, pinned, out, of_tokens ? 2 : 3);
   }
@@ -106,6 +119,7 @@ class AnyRegion {
   Bytes& bytes_;
   RegionWriter region_;
   const int32_t batch_;
+  const TensorRecord::Type type_;
   std::vector<Rows> rows_;
 };
 
@@ -122,10 +136,12 @@ void damage(std::vector<uint8_t>& bytes, Bytes& source) {
 
 using Tensor = std::unique_ptr<Guarded<float>>;
 
-std::vector<Tensor> tensors(const Region& region, int count, int64_t (*size)(const Region&, int)) {
+std::vector<Tensor> tensors(const Region& region, int count, int64_t (*size)(const Region&, int),
+                            bool (*is_half)(const Region&, int)) {
   std::vector<Tensor> made;
   for (int i = 0; i < count; ++i) {
-    made.emplace_back(new Guarded<float>(static_cast<size_t>(size(region, i))));
+    const int64_t numbers = size(region, i);
+    made.emplace_back(new Guarded<float>(is_half(region, i) ? (numbers + 1) / 2 : numbers));
     for (size_t n = 0; n < made.back()->size(); ++n) (*made.back())[n] = 0.5f;
   }
   return made;
@@ -149,8 +165,10 @@ void run(const Region& region) {
     if (region_input_size(region, i) > kElements) return;
   for (int i = 0; i < region_outputs(region); ++i)
     if (region_output_size(region, i) > kElements) return;
-  const auto inputs = tensors(region, region_inputs(region), edgeprune::region_input_size);
-  const auto outputs = tensors(region, region_outputs(region), edgeprune::region_output_size);
+  const auto inputs = tensors(region, region_inputs(region), edgeprune::region_input_size,
+                              edgeprune::region_input_is_half);
+  const auto outputs = tensors(region, region_outputs(region), edgeprune::region_output_size,
+                               edgeprune::region_output_is_half);
   for (const Tensor& input : inputs) input->forbid_writing();
   const auto read = places(inputs), written = places(outputs);
   InTurn threads;

@@ -39,8 +39,36 @@ double error_of(const EpNormKernel& kernel, Random& random) {
   const bool with_sum = random.one_in(2), in_place = random.one_in(3);
   a.out = in_place ? x.data() : out.data(), a.sum = with_sum ? sum.data() : nullptr;
   run(kernel, a, random);
-  const double error = relative_error(a.out, wanted.data(), count);
+  const double error = relative_error(static_cast<float*>(a.out), wanted.data(), count);
   return with_sum ? fmax(error, relative_error(sum.data(), wanted_sum.data(), count)) : error;
+}
+
+// The same on half floats, their outputs no further apart than two neighbours.
+double error_of_halves(const EpNormKernel& kernel, Random& random) {
+  EpNorm a{};
+  a.rows = random.between(1, 5), a.width = random.between(4, 200), a.type = EP_FLOAT16;
+  a.eps = 1e-5f;
+  const size_t count = static_cast<size_t>(a.rows) * a.width;
+  Guarded<_Float16> x(count), residual(count), out(count), sum(count), wanted(count);
+  Guarded<_Float16> wanted_sum(count);
+  Guarded<float> weight(a.width), bias(a.width);
+  fill(weight, random, 1), fill(bias, random, 0);
+  for (size_t i = 0; i < count; ++i) x[i] = random.normal() + 3, residual[i] = random.normal();
+  a.x = x.data(), a.weight = weight.data(), a.bias = bias.data();
+  if (random.one_in(2)) a.residual = residual.data();
+  a.out = wanted.data(), a.sum = wanted_sum.data();
+  ep_norm_reference(&a);
+  const bool in_place = random.one_in(3), with_sum = random.one_in(2);
+  a.out = in_place ? x.data() : out.data(), a.sum = with_sum ? sum.data() : nullptr;
+  run(kernel, a, random);
+  const _Float16* got = static_cast<const _Float16*>(a.out);
+  double worst = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const double should = wanted[i], gap = fmax(0x1p-24, 0x1p-10 * fabs(should));
+    worst = fmax(worst, fabs(got[i] - should) - gap);
+    if (with_sum) REQUIRE(sum[i] == wanted_sum[i]);
+  }
+  return worst;
 }
 
 void refuse(int rows, int width) {
@@ -57,6 +85,7 @@ double check(const char* name, int cases) {
   for (int i = 0; i < cases; ++i) {
     Random random(i);
     worst = fmax(worst, error_of(*kernel, random));
+    worst = fmax(worst, error_of_halves(*kernel, random));
   }
   return worst;
 }

@@ -11,7 +11,8 @@
 
 class RegionWriter {
  public:
-  // Tensors; each returns its number.
+  // Tensors; each returns its number. Those that are made from here on are of half floats, or not.
+  void make(edgeprune::TensorRecord::Type type) { type_ = type; }
   int input(int32_t a, int32_t b, int32_t c, int32_t first = 1) {
     return add(Tensor::kInput, header_.inputs++, {first, a, b, c});
   }
@@ -87,12 +88,15 @@ class RegionWriter {
   }
   int add(Tensor::Place place, uint64_t offset, Dims dims) {
     const int32_t* size = dims.size;
-    tensors_.push_back({place, 0, {size[0], size[1], size[2], size[3]}, offset});
+    const bool floats = place == Tensor::kFloats || place == Tensor::kInt8s;
+    const Tensor::Type type = floats ? Tensor::kFloat32 : type_;
+    tensors_.push_back({place, type, {size[0], size[1], size[2], size[3]}, offset});
     return static_cast<int>(tensors_.size()) - 1;
   }
   void add(const Node& node) { nodes_.push_back(node); }
 
   RegionHeader header_{{'E', 'P', 'R', 'G'}, 2, 0, 0, 0, 0, 0, 0, 0};
+  Tensor::Type type_ = Tensor::kFloat32;
   std::vector<Tensor> tensors_;
   std::vector<Node> nodes_;
 };

@@ -6,10 +6,12 @@
 #include <string>
 
 #include "check.h"
+#include "kernels/half.h"
 
 namespace {
 
 using Floats = std::unique_ptr<Guarded<float>>;
+using Halves = Guarded<_Float16>;
 
 Floats normals(size_t count, Random& random) {
   Floats made(new Guarded<float>(count));
@@ -72,13 +74,18 @@ struct Call {
   }
 };
 
-// All steps, last to first or in any other order, each with a workspace full of NaN.
-void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<float>& out,
+// All steps, last to first or in any other order, each with a workspace full of NaN; the keys split
+// where that is offered.
+template <class Number>
+void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<Number>& out,
          Guarded<float>* received, Random& random) {
   REQUIRE(!ep_attention_refuses(&a));
   out.spoil();
   if (received) received->spoil();
   a.out = out.data(), a.received = received ? received->data() : nullptr;
+  Guarded<char> parts(kernel.parts_bytes(&a));
+  parts.spoil();
+  if (parts.size() && !received) a.parts = reinterpret_cast<float*>(parts.data());
   const int steps = kernel.steps(&a);
   std::vector<int> order(steps);
   for (int i = 0; i < steps; ++i) order[i] = i;
@@ -88,6 +95,7 @@ void run(const EpAttentionKernel& kernel, EpAttention a, Guarded<float>& out,
     workspace.spoil();
     kernel.run(&a, step, step + 1, workspace.data());
   }
+  kernel.merge(&a);
 }
 
 // The parts of all steps, summed for each batch.
@@ -116,6 +124,27 @@ double error_of(const EpAttentionKernel& kernel, Call& call, bool with_received,
   return fmax(error, relative_error(received.data(), wanted_received.data(), received.size()));
 }
 
+// The same on half floats, their outputs no further apart than two neighbours.
+double error_of_halves(const EpAttentionKernel& kernel, Call& call, Random& random) {
+  Halves q(call.q->size()), k(call.k->size()), v(k.size()), out(q.size()), wanted(q.size());
+  std::copy_n(call.q->data(), q.size(), q.data());
+  std::copy_n(call.k->data(), k.size(), k.data());
+  std::copy_n(call.v->data(), v.size(), v.data());
+  EpAttention a = call.a;
+  a.type = EP_FLOAT16, a.q = q.data(), a.k = k.data(), a.v = v.data();
+  run(kernel, a, out, nullptr, random);
+  a.out = wanted.data();
+  ep_attention_reference(&a);
+  double worst = 0, most = 1e-3;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const double is = out[i], should = wanted[i], gap = fmax(0x1p-24, 0x1p-10 * fabs(should));
+    REQUIRE(isfinite(is) && isfinite(should));
+    most = fmax(most, fabs(should));
+    worst = fmax(worst, fabs(is - should) - gap);
+  }
+  return worst / most;
+}
+
 double any_sizes(const EpAttentionKernel& kernel, Random& random) {
   const int dims[] = {1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 48, 64, 80, 96, 127, 128};
   // 1,000 keys need sums of sums; 0 tokens are nothing to do, but may be asked for.
@@ -132,12 +161,28 @@ double any_sizes(const EpAttentionKernel& kernel, Random& random) {
   // A product of large numbers loses digits before anything is made of it.
   call.a.scale =
       fminf(fabsf(call.a.scale), 1 / sqrtf(call.a.head_dim)) * (call.a.scale < 0 ? -1.0f : 1.0f);
+  if (random.one_in(3)) return error_of_halves(kernel, call, random);
   return error_of(kernel, call, random.one_in(2), random);
+}
+
+// Few queries of many keys, which threads share.
+double parts_of_keys(const EpAttentionKernel& kernel, Random& random) {
+  const int groups = random.between(1, 2), batch = random.between(1, 2);
+  Call call(random, batch, random.between(1, 24), random.between(512, 1200), groups,
+            random.between(1, 3), random.between(1, 70));
+  call.a.threads = batch * groups * random.between(2, 5);
+  REQUIRE(kernel.parts_bytes(&call.a));
+  if (random.one_in(2)) call.add_mask(random);
+  if (random.one_in(2)) call.add_lengths(random);
+  if (random.one_in(3)) return error_of_halves(kernel, call, random);
+  return error_of(kernel, call, false, random);
 }
 
 // Values of keys that may not be read are multiplied by 0, as PyTorch does: not under causal.
 double odd_numbers(const EpAttentionKernel& kernel, Random& random) {
-  Call call(random, 1, random.between(1, 20), random.between(1, 40), 2, 1, random.between(1, 40));
+  const int keys = random.one_in(8) ? random.between(512, 600) : random.between(1, 40);
+  Call call(random, 1, random.between(1, 20), keys, 2, 1, random.between(1, 40));
+  call.a.threads = 4;
   Guarded<float>& where = *random.pick({&call.q, &call.k, &call.v})->get();
   const bool may_be_infinite = &where == call.v.get();
   where[random.next() % where.size()] = may_be_infinite && random.one_in(2) ? -INFINITY : NAN;
@@ -146,8 +191,10 @@ double odd_numbers(const EpAttentionKernel& kernel, Random& random) {
 
 // Scores of 10^15 leave nothing but the best key, and tiny ones all keys alike.
 void large_and_tiny_scores(const EpAttentionKernel& kernel, Random& random) {
-  const int keys = random.between(1, 70), dim = random.between(1, 64);
+  const int keys = random.one_in(8) ? random.between(512, 600) : random.between(1, 70);
+  const int dim = random.between(1, 64);
   Call call(random, 1, 9, keys, 1, 1, dim);
+  call.a.threads = 2;
   const float size = random.pick({1e-38f, 1e-20f, 1e4f, 1e15f});
   for (size_t i = 0; i < call.q->size(); ++i) (*call.q)[i] *= size;
   Guarded<float> out(call.outputs());
@@ -177,6 +224,47 @@ void large_and_tiny_scores(const EpAttentionKernel& kernel, Random& random) {
   }
 }
 
+// One key alone hands its values on: every half float there is.
+void every_half(const EpAttentionKernel& kernel, Random& random) {
+  constexpr int kAll = 1 << 16, kWidth = 128;
+  Halves q(kAll), k(kAll), v(kAll), out(kAll);
+  memset(q.data(), 0, kAll * sizeof(_Float16)), memset(k.data(), 0, kAll * sizeof(_Float16));
+  for (int i = 0; i < kAll; ++i) {
+    const uint16_t bits = i;
+    memcpy(&v[i], &bits, sizeof bits);
+  }
+  EpAttention a{};
+  a.batch = kAll / kWidth, a.queries = a.keys = a.heads = a.kv_heads = 1, a.head_dim = kWidth;
+  a.scale = 1, a.type = EP_FLOAT16, a.q = q.data(), a.k = k.data(), a.v = v.data();
+  run(kernel, a, out, nullptr, random);
+  for (int i = 0; i < kAll; ++i)
+    REQUIRE(out[i] == v[i] || (isnan((float)out[i]) && isnan((float)v[i])));
+}
+
+// Floats to halves and back, as this file's instruction set does it: numbers in the middle between
+// two halves, or anywhere.
+void conversions(Random& random) {
+  for (uint32_t i = 0; i < 1 << 16; ++i) {
+    const Half bits = i, next = i + 1;
+    _Float16 half, other;
+    memcpy(&half, &bits, sizeof bits), memcpy(&other, &next, sizeof next);
+    float wide[kLanes];
+    widen(&bits, 1, wide);
+    REQUIRE(*wide == (float)half || (isnan(*wide) && isnan((float)half)));
+    const uint32_t any = random.next();
+    float numbers[kLanes] = {((float)half + (float)other) / 2, 0};
+    memcpy(&numbers[1], &any, sizeof any);
+    Half got[2];
+    narrow(numbers, 2, got);
+    for (int n = 0; n < 2; ++n) {
+      const _Float16 should = numbers[n];
+      _Float16 is;
+      memcpy(&is, &got[n], sizeof is);
+      REQUIRE(!memcmp(&is, &should, sizeof is) || (isnan((float)is) && isnan((float)should)));
+    }
+  }
+}
+
 void refuse(const char* reason, int EpAttention::* place, int size) {
   EpAttention a{};
   a.batch = a.queries = a.keys = a.heads = a.kv_heads = a.head_dim = a.threads = 1;
@@ -198,6 +286,7 @@ void refusals() {
   refuse("tokens", &EpAttention::queries, EP_MAX_TOKENS + 1);
   refuse("tokens", &EpAttention::keys, INT32_MAX);
   refuse("threads", &EpAttention::threads, INT32_MAX);
+  refuse("type", &EpAttention::type, 2);
   refuse("numbers", &EpAttention::batch, INT32_MAX);
   refuse("numbers", &EpAttention::heads, INT32_MAX);
   EpAttention a{};
@@ -222,9 +311,9 @@ void last_row(const EpAttentionKernel& kernel, int batch, int queries, int keys,
   a.batch = batch, a.queries = queries, a.threads = threads;
   const size_t row = last.q->size(), rows = row * batch * queries, all = last.k->size() * batch;
   Guarded<float> q(rows), k(all), v(all), out(rows), wanted(row);
-  std::copy_n(last.a.q, row, &q[rows - row]);
-  std::copy_n(last.a.k, last.k->size(), &k[all - last.k->size()]);
-  std::copy_n(last.a.v, last.v->size(), &v[all - last.v->size()]);
+  std::copy_n(last.q->data(), row, &q[rows - row]);
+  std::copy_n(last.k->data(), last.k->size(), &k[all - last.k->size()]);
+  std::copy_n(last.v->data(), last.v->size(), &v[all - last.v->size()]);
   a.q = q.data(), a.k = k.data(), a.v = v.data(), a.out = out.data(), last.a.out = wanted.data();
   REQUIRE(!ep_attention_refuses(&a));
   Guarded<char> workspace(kernel.workspace_bytes(&a));
@@ -247,11 +336,15 @@ double check(const char* name, int cases) {
   REQUIRE(!strcmp(kernel->name, name));
   refusals();
   largest_sizes(*kernel);
+  Random fixed(0);
+  every_half(*kernel, fixed);
+  conversions(fixed);
   double worst = 0;
   for (int i = 0; i < cases; ++i) {
     Random random(i);
     worst = fmax(worst, any_sizes(*kernel, random));
     worst = fmax(worst, odd_numbers(*kernel, random));
+    if (i % 4 == 0) worst = fmax(worst, parts_of_keys(*kernel, random));
     large_and_tiny_scores(*kernel, random);
   }
   return worst;

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int kThreads = 2, kBatch = 2, kTokens = 40, kWidth = 64;
 constexpr size_t kNumbers = kBatch * kTokens * kWidth;
+// Few enough, and enough, for the keys to be split.
+constexpr int kQueries = 3, kKeys = 600;
 
 template <class Run>
 void on_each_thread(int count, Run run) {
@@ -33,14 +35,14 @@ class Pool final : public edgeprune::Threads {
   int count_;
 };
 
-std::vector<float> random_numbers() {
+std::vector<float> random_numbers(size_t count = kNumbers) {
   Random random(1);
-  std::vector<float> made(kNumbers);
+  std::vector<float> made(count);
   for (float& number : made) number = random.normal();
   return made;
 }
 
-// Normalised, projected by two layers that share its rows, attended to.
+// Normalised, projected by two layers that share its rows, attended to; few queries of many keys.
 std::vector<uint8_t> region_bytes() {
   RegionWriter region;
   const auto rows = [&] { return region.arena(kBatch, kTokens, kWidth); };
@@ -51,6 +53,8 @@ std::vector<uint8_t> region_bytes() {
   region.linear(normed, k, false, EP_NO_ACTIVATION);
   region.attention(q, k, normed, -1, region.output(kBatch, kTokens, kWidth), {4, 4, 1},
                    {region.arena(1, kBatch, kTokens), -1});
+  const int few = region.input(1, kQueries, kWidth), many = region.input(1, kKeys, kWidth);
+  region.attention(few, many, many, -1, region.output(1, kQueries, kWidth), {1, 1, 0});
   return region.bytes();
 }
 
@@ -59,15 +63,36 @@ std::vector<float> outputs_of(const std::vector<uint8_t>& bytes, int threads) {
   edgeprune::Region* region =
       edgeprune::region_load(bytes.data(), bytes.size(), kThreads, &why_not);
   REQUIRE(region);
-  const std::vector<float> x = random_numbers();
-  std::vector<float> both(2 * kNumbers);
-  const float* inputs[] = {x.data()};
-  float* outputs[] = {both.data(), both.data() + kNumbers};
+  const std::vector<float> x = random_numbers(kKeys * kWidth);
+  std::vector<float> all(2 * kNumbers + kQueries * kWidth);
+  const float* inputs[] = {x.data(), x.data(), x.data()};
+  float* outputs[] = {all.data(), all.data() + kNumbers, all.data() + 2 * kNumbers};
   Pool pool(threads);
   for (int node = 0; node < region_nodes(*region); ++node)
     REQUIRE(region_run(*region, node, inputs, outputs, pool));
   edgeprune::region_free(region);
-  return both;
+  return all;
+}
+
+// Reads what no node has written, in memory that held something else.
+void check_unwritten() {
+  RegionWriter region;
+  region.layer_norm(region.arena(1, kTokens, kWidth), -1, region.output(1, kTokens, kWidth), -1);
+  const std::vector<uint8_t> bytes = region.bytes();
+  for (size_t size = 64; size < sizeof(float) * kNumbers; size += 64) {
+    void* used = aligned_alloc(64, size);
+    memset(used, 0x7f, size);
+    free(used);
+  }
+  const char* why_not = nullptr;
+  edgeprune::Region* loaded = edgeprune::region_load(bytes.data(), bytes.size(), 1, &why_not);
+  std::vector<float> out(kTokens * kWidth);
+  float* outputs[] = {out.data()};
+  Pool pool(1);
+  REQUIRE(loaded && region_run(*loaded, 0, nullptr, outputs, pool));
+  // Rows of zeros become the bias.
+  for (float number : out) REQUIRE(number == 0.01f);
+  edgeprune::region_free(loaded);
 }
 
 void check_regions() {
@@ -175,6 +200,7 @@ void check_litert() {
 
 int main() {
   check_regions();
+  check_unwritten();
   check_litert();
   printf("no races\n");
 }
