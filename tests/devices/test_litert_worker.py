@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import inputs
+from models import model as vision
 from small_models import WIDTH, Attention, workers
 from torch import Tensor, nn
 
@@ -156,6 +158,17 @@ def test_a_profile_has_each_of_our_operators_and_what_xnnpack_does_beside_them(
     assert linears in ((0, 2) if precision == "int8" else (0,))
     by_xnnpack = {row.op: row.calls for row in rows if row.delegate == "xnnpack"}
     assert by_xnnpack == {"other": 1} | ({} if linears else {"linear": 2})
+
+
+def test_what_the_profiler_cannot_run_still_has_our_operators(tmp_path: Path) -> None:
+    lowered = lower_graph(vision("vit"), inputs("vit", batch=1), Lowering(runtime="litert"))
+    path = tmp_path / "model.tflite"
+    path.write_bytes(lowered.data)
+    with connect("local") as device:
+        rows = device.profile(Workload("vit", path, inputs("vit", batch=1)), runs=3)
+    assert {"attention", "layer_norm", "other"} <= {row.op for row in rows}
+    ours = sum(row.calls for row in rows if row.delegate == "edgeprune")
+    assert ours == sum(row.delegate == "edgeprune" for row in lowered.delegation)
 
 
 def test_a_file_with_composites_runs_where_our_delegate_is_not(tmp_path: Path) -> None:
