@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgeprune.devices import connect
 from edgeprune.kernels.build import build_library
 from edgeprune.lower import Lowering, lower_graph
+from edgeprune.validate.numerics import MAX_ERROR
 
 # Of the largest output. XNNPACK adds up in another order on every processor.
 TOLERANCE = 1e-5
@@ -83,6 +84,19 @@ def test_a_lowered_file_gives_on_arm_what_it_gives_here(
         assert ended.returncode == 0, ended.stderr
         got = np.frombuffer((tmp_path / "0").read_bytes(), np.float32).reshape(wanted.shape)
         assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max(), cpu
+
+
+def test_an_fp16_file_gives_on_arm_what_it_gives_here_within_half_floats(
+    with_delegate: list[str], emulate: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    file = File.lowered("torch_encoder", Lowering("fp16"), tmp_path)
+    assert {"slim_attention", "add_layer_norm"} <= file.ours
+    wanted = on_this_machine(file, "torch_encoder")
+    for cpu in PROCESSORS:
+        ended = file.run_by([*emulate(cpu), *with_delegate])
+        assert ended.returncode == 0, ended.stderr
+        got = np.frombuffer((tmp_path / "0").read_bytes(), np.float32).reshape(wanted.shape)
+        assert np.abs(got - wanted).max() <= MAX_ERROR["fp16"] * np.abs(wanted).max(), cpu
 
 
 def test_without_our_library_a_file_says_what_it_lacks_and_needs_none_when_off(
