@@ -18,6 +18,7 @@ from edgeprune.devices.runtimes.runtime import (
     register,
     xnnpack_operator,
 )
+from edgeprune.errors import InputError
 
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
 _OURS = {"slim_attention": "attention", "layer_norm": "layer_norm", "linear_int8": "linear"}
@@ -36,11 +37,19 @@ class Executorch:
 
         _C._unsafe_reset_threadpool(threads)
 
-    def load(self, path: str) -> ExecutorchMethod:
-        """See ``Runtime.load``."""
+    def load(self, path: str, signature: str = "") -> ExecutorchMethod:
+        """See ``Runtime.load``.
+
+        Raises:
+            InputError: a signature was asked for.
+        """
+        if signature:
+            raise InputError(f"{path}: got signature '{signature}', but a .pte has one method")
         return ExecutorchMethod(path)
 
-    def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
+    def trace(
+        self, path: str, inputs: Sequence[np.ndarray], runs: int, signature: str = ""
+    ) -> list[Event]:
         """See ``Runtime.trace``."""
         from executorch.devtools import Inspector
 

@@ -35,11 +35,17 @@ class Method(Protocol):
 class Runtime(Protocol):
     """A runtime with its libraries loaded; both raise where the file is none of its own."""
 
-    def load(self, path: str) -> Method:
-        """A file, ready to run."""
+    def load(self, path: str, signature: str = "") -> Method:
+        """A file, ready to run.
+
+        Args:
+            signature: which of several ways into the file; the first if not given.
+        """
         ...
 
-    def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
+    def trace(
+        self, path: str, inputs: Sequence[np.ndarray], runs: int, signature: str = ""
+    ) -> list[Event]:
         """Time per kind of event, the median over runs."""
         ...
 
