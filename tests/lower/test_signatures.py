@@ -185,10 +185,10 @@ def test_inputs_and_outputs_keep_the_programs_order(tmp_path: Path) -> None:
             i: Tensor,
             j: Tensor,
             k: Tensor,
-            m: Tensor,
+            unused: Tensor,
         ) -> tuple[Tensor, ...]:
-            every = (a, b, c, d, e, f, g, h, i, j, k, m)
-            return (*(self.scale * x + n for n, x in enumerate(every)), d > 0)
+            every = (a, b, c, d, e, f, g, h, i, j, k)
+            return (*(self.scale * x + n for n, x in enumerate(every)), self.scale * a, d > 0)
 
     model = Many()
     inputs = {n: tuple(torch.randn(2, n) for _ in range(12)) for n in (3, 5)}
