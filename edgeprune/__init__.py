@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeprune.lower import Artifact as Artifact
     from edgeprune.lower import Lowering as Lowering
     from edgeprune.lower import lower as lower
+    from edgeprune.lower import lower_signatures as lower_signatures
     from edgeprune.plan import Plan as Plan
     from edgeprune.profile import Profile as Profile
     from edgeprune.profile import list_profiles as list_profiles
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from edgeprune.solve import Solution as Solution
     from edgeprune.solve import solve as solve
     from edgeprune.surgery.apply import apply as apply
+    from edgeprune.surgery.transfer import transfer as transfer
     from edgeprune.task import Task as Task
     from edgeprune.task import load_task as load_task
     from edgeprune.validate import Reference as Reference
@@ -58,7 +60,7 @@ _ROOMS = {
     "cost": ("CostTable", "estimate_costs", "measure_costs"),
     "devices": ("Workload", "connect"),
     "errors": ("EdgepruneError", "InfeasibleError", "InputError"),
-    "lower": ("Artifact", "Lowering", "lower"),
+    "lower": ("Artifact", "Lowering", "lower", "lower_signatures"),
     "plan": ("Plan",),
     "profile": ("Profile", "list_profiles", "load_profile"),
     "program": ("Program", "capture"),
@@ -66,7 +68,7 @@ _ROOMS = {
     "settings": ("Settings",),
     "sites": ("Site", "Sites", "find_sites"),
     "solve": ("Bounds", "Problem", "Solution", "solve"),
-    "surgery": ("apply",),
+    "surgery": ("apply", "transfer"),
     "task": ("Task", "load_task"),
     "validate": ("Reference", "Verdict", "validate"),
 }

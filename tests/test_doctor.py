@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -82,9 +83,7 @@ def test_silently_wrong_int8_in_the_old_runtime_is_caught() -> None:
     assert "--precision fp32" in found["tflite-runtime int8"]["remedy"]
 
 
-def test_a_python_that_the_old_runtime_has_no_package_for_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tflite_runtime, "NEWEST_PYTHON", (3, 10))
+def test_a_python_that_the_old_runtime_has_no_package_for_is_named() -> None:
+    older = replace(tflite_runtime.ENVIRONMENT, newest_python=(3, 10))
     with pytest.raises(InputError, match="has packages for Python up to 3.10, this is 3.1"):
-        tflite_runtime.environment()
+        older.python()

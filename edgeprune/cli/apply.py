@@ -18,14 +18,24 @@ def apply(
     target: Target,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json", help="What to keep.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The smaller model.")] = Path("slim.pt2"),
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="SLIM.pt2", help="Of this cut model, for another length of inputs."),
+    ] = None,
 ) -> Outcome:
-    """Cut a model by a plan: the same plan gives the same model, bit for bit."""
+    """Cut a model by a plan: the same plan gives the same model, bit for bit.
+
+    With --weights, of a model that was cut by the plan and recovered, TASK is the same model
+    captured at another length.
+    """
     from edgeprune.plan import Plan
+    from edgeprune.program import Program
     from edgeprune.surgery import apply as cut
+    from edgeprune.surgery import transfer
 
     plan = Plan.read(plan_file)
     program = read_target(target)
-    slim = cut(program, plan)
+    slim = transfer(Program.load(weights), plan, program) if weights else cut(program, plan)
     replace(slim, meta=slim.meta | {"plan": plan.hash}).save(out)
     console.say(
         f"{out}: {slim.parameters:,} of {program.parameters:,} weights, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from edgeprune.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeprune.lower import Artifact
+    from edgeprune.lower import Artifact, TensorSpec
 
 
 def read_artifact(model: Path) -> Artifact:
@@ -21,7 +22,7 @@ def read_artifact(model: Path) -> Artifact:
     Raises:
         InputError: a file is missing, or is not the one that the manifest describes.
     """
-    from edgeprune.lower import Artifact, DelegationRow, Lowering, TensorSpec
+    from edgeprune.lower import Artifact, DelegationRow, Lowering, Signature
 
     if not model.is_file():
         raise InputError(f"{model}: no such file. Make it with edgeprune build or edgeprune lower.")
@@ -38,21 +39,21 @@ def read_artifact(model: Path) -> Artifact:
     try:
         with delegation.open(newline="") as stream:
             rows = tuple(DelegationRow(**row) for row in csv.DictReader(stream))
-        inputs, outputs = (
-            tuple(TensorSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in manifest[key])
-            for key in ("inputs", "outputs")
-        )
         return Artifact(
             path=model,
             lowering=Lowering(*(manifest[key] for key in ("precision", "runtime", "delegate"))),
-            inputs=inputs,
-            outputs=outputs,
+            inputs=_specs(manifest["inputs"]),
+            outputs=_specs(manifest["outputs"]),
             delegation=rows,
             delegated_nodes=sum(row.delegate != "cpu" for row in rows),
             planned_memory_bytes=0,
             size_bytes=model.stat().st_size,
             sha256=sha256,
             seconds=0.0,
+            signatures=tuple(
+                Signature(each["name"], _specs(each["inputs"]), _specs(each["outputs"]))
+                for each in manifest.get("signatures", ())
+            ),
         )
     except OSError as error:
         raise InputError(f"{delegation}: cannot be read ({error.strerror})") from error
@@ -63,13 +64,19 @@ def read_artifact(model: Path) -> Artifact:
         ) from error
 
 
-def made_up_inputs(artifact: Artifact) -> tuple[Tensor, ...]:
+def _specs(given: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    from edgeprune.lower import TensorSpec
+
+    return tuple(TensorSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in given)
+
+
+def made_up_inputs(specs: Iterable[TensorSpec]) -> tuple[Tensor, ...]:
     """One example that any model takes: noise for floats, 0 for numbers of things, 1 for masks."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     made = []
-    for spec in artifact.inputs:
+    for spec in specs:
         dtype = getattr(torch, spec.dtype)
         if "mask" in spec.name or dtype == torch.bool:
             made.append(torch.ones(spec.shape, dtype=dtype))

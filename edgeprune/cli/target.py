@@ -17,6 +17,14 @@ Target = Annotated[
     ),
 ]
 
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TASK|MODEL.pt2...",
+        help="As for other commands; several become signatures of one .tflite.",
+    ),
+]
+
 
 def read_target(target: str) -> Program:
     """The program of a task or of a ``.pt2``, ours or anybody's.

@@ -20,11 +20,13 @@ class Workload:
     Attributes:
         name: how the results call it; unique within a measurement.
         inputs: one example as the file takes it, batch 1.
+        signature: which of several ways into the file; the first if not given.
     """
 
     name: str
     path: Path
     inputs: Batch
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,12 @@ class Device(Protocol):
         """
         ...
 
-    def predictor(self, path: Path) -> AbstractContextManager[Predict]:
-        """Run a file on batches of any size, row by row; loaded once for the ``with`` block."""
+    def predictor(self, path: Path, signature: str = "") -> AbstractContextManager[Predict]:
+        """Run a file on batches of any size, row by row; loaded once for the ``with`` block.
+
+        Args:
+            signature: as of a ``Workload``.
+        """
         ...
 
     def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:

@@ -88,18 +88,18 @@ class LocalDevice:
             answer = worker.ask("memory", JOB_LIMIT_S, **described)
         return float(answer["peak_memory_mb"])
 
-    def predictor(self, path: Path) -> AbstractContextManager[Predict]:
+    def predictor(self, path: Path, signature: str = "") -> AbstractContextManager[Predict]:
         """See ``Device.predictor``.
 
         Raises:
             InputError: the file is missing or the runtime cannot load it.
         """
-        return self._predictor(_existing(path))
+        return self._predictor(_existing(path), signature)
 
     @contextmanager
-    def _predictor(self, path: Path) -> Iterator[Predict]:
+    def _predictor(self, path: Path, signature: str) -> Iterator[Predict]:
         with self._worker() as worker:
-            worker.ask("load", JOB_LIMIT_S, name="predict", path=str(path))
+            worker.ask("load", JOB_LIMIT_S, name="predict", path=str(path), signature=signature)
 
             def predict(batch: Batch) -> torch.Tensor | Batch:
                 parts = [self._run(worker, part) for part in batches(batch, ROWS)]
@@ -153,7 +153,8 @@ class LocalDevice:
                 arrays = {f"{i:03d}": value.numpy() for i, value in enumerate(load.inputs)}
                 with _writing(file):
                     np.savez(file, **arrays)  # type: ignore[arg-type]
-                told.append({"path": str(_existing(load.path)), "inputs": str(file)})
+                path = str(_existing(load.path))
+                told.append({"path": path, "inputs": str(file), "signature": load.signature})
             yield told
 
 

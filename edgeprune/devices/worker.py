@@ -42,12 +42,12 @@ class Worker:
         self.answers.write(json.dumps(message) + "\n")
         self.answers.flush()
 
-    def load(self, name: str, path: str) -> dict[str, Any]:
-        """Load a file's forward method and keep it; answers ``load_ms``."""
+    def load(self, name: str, path: str, signature: str = "") -> dict[str, Any]:
+        """Load a file's forward method, or a signature, and keep it; answers ``load_ms``."""
         runtime = self._runtime(path)
         self.say(event="loading", path=path)
         # Ours took 130 ms with all that finds it; the file after it 0.2.
-        load = runtime.prepare(path)
+        load = runtime.prepare(path, signature)
         started = time.perf_counter()
         self.methods[name] = load()
         elapsed = time.perf_counter() - started
@@ -74,7 +74,7 @@ class Worker:
         runs: dict[str, Callable[[], object]] = {}
         for load in workloads:
             name, inputs = load["name"], _inputs(load["inputs"])
-            timed[name] = self.load(name, load["path"])
+            timed[name] = self.load(name, load["path"], load["signature"])
             runs[name] = self.methods[name].bind(inputs)
             timed[name]["first_run_ms"] = _time_ms(runs[name])
             timed[name]["samples_ms"] = []
@@ -89,7 +89,7 @@ class Worker:
         self.methods.clear()
         return timed
 
-    def memory(self, path: str, inputs: str) -> dict[str, Any]:
+    def memory(self, path: str, inputs: str, signature: str) -> dict[str, Any]:
         """Peak resident memory from before loading through three runs, in MB."""
         values = _inputs(inputs)
         self._runtime(path).prepare(path)  # libraries are not the model's
@@ -98,16 +98,16 @@ class Worker:
         with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as reset:
             reset.write("5")
         before = _status_kb("VmRSS")
-        self.load("memory", path)
+        self.load("memory", path, signature)
         run = self.methods["memory"].bind(values)
         for _ in range(3):
             run()
         return {"peak_memory_mb": max(0, _status_kb("VmHWM") - before) / 1024}
 
-    def profile(self, path: str, inputs: str, runs: int) -> dict[str, Any]:
+    def profile(self, path: str, inputs: str, signature: str, runs: int) -> dict[str, Any]:
         """Median milliseconds and calls per run of every event, from the runtime's own trace."""
-        self.load("profile", path)
-        events = self._runtime(path).trace(path, _inputs(inputs), runs)
+        self.load("profile", path, signature)
+        events = self._runtime(path).trace(path, _inputs(inputs), runs, signature)
         return {"events": [event._asdict() for event in events]}
 
     def _runtime(self, path: str) -> Runtime:

@@ -31,6 +31,15 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """One of several ways into a file, each with shapes of its own."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A lowered program on disk.
 
@@ -40,6 +49,7 @@ class Artifact:
         planned_memory_bytes: activation arena of the runtime's memory plan; a delegate's own
             workspace and packed weights come on top.
         seconds: how long the lowering took.
+        signatures: of a file with several; ``inputs`` and ``outputs`` are then those of the first.
     """
 
     path: Path
@@ -52,6 +62,7 @@ class Artifact:
     size_bytes: int
     sha256: str
     seconds: float
+    signatures: tuple[Signature, ...] = ()
 
 
 def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> Artifact:
@@ -64,21 +75,14 @@ def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> 
         EdgepruneError: the runtime's compiler refused the program.
     """
     started = time.perf_counter()
-    out = Path(out)
-    if out.suffix != lowering.suffix:
-        raise InputError(
-            f"{out}: got a name ending in {out.suffix!r}, wanted {lowering.suffix!r}, as files for "
-            f"{lowering.runtime} end. Give another name or another runtime."
-        )
-    exported = program.export(batch=1)
-    inputs = tuple(example[:1].contiguous() for example in program.example_inputs)
-    lowered = lower_graph(exported.module(), inputs, lowering)
+    out = checked_name(out, lowering)
+    lowered = lower_graph(*static_graph(program), lowering)
     files.write_bytes(out, lowered.data)
     return Artifact(
         path=out,
         lowering=lowering,
-        inputs=_specs(program.input_names, lowered.inputs),
-        outputs=_specs(program.output_names, lowered.outputs),
+        inputs=specs(program.input_names, lowered.inputs),
+        outputs=specs(program.output_names, lowered.outputs),
         delegation=lowered.delegation,
         delegated_nodes=lowered.delegated_nodes,
         planned_memory_bytes=lowered.planned_memory_bytes,
@@ -88,7 +92,29 @@ def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> 
     )
 
 
-def _specs(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> tuple[TensorSpec, ...]:
+def checked_name(out: str | os.PathLike[str], lowering: Lowering) -> Path:
+    """``out``, if it is named as the runtime's files are.
+
+    Raises:
+        InputError: it is not.
+    """
+    out = Path(out)
+    if out.suffix != lowering.suffix:
+        raise InputError(
+            f"{out}: got a name ending in {out.suffix!r}, wanted {lowering.suffix!r}, as files for "
+            f"{lowering.runtime} end. Give another name or another runtime."
+        )
+    return out
+
+
+def static_graph(program: Program) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """The program at batch 1, with example inputs: what ``lower_graph`` takes."""
+    inputs = tuple(example[:1].contiguous() for example in program.example_inputs)
+    return program.export(batch=1).module(), inputs
+
+
+def specs(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> tuple[TensorSpec, ...]:
+    """Names, shapes and types."""
     return tuple(
         TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for name, tensor in zip(names, tensors, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -144,10 +145,21 @@ def lower_graph(
         EdgepruneError: torch or the runtime's compiler refused the graph; their words are in
             ``detail``.
     """
+    with compiling(lowering):
+        return RUNTIMES[lowering.runtime].lower_graph(module, dense(inputs), lowering)
+
+
+@contextmanager
+def compiling(lowering: Lowering) -> Iterator[None]:
+    """Manners for a runtime's compiler; what it refuses is said in one sentence.
+
+    Raises:
+        InputError, EdgepruneError: as ``lower_graph`` does.
+    """
     lowering.check_packages()
     try:
         with quiet(), graphs_forgotten(), collector_paused(), torch.no_grad():
-            return RUNTIMES[lowering.runtime].lower_graph(module, _dense(inputs), lowering)
+            yield
     except EdgepruneError:
         raise
     except Exception as error:
@@ -159,7 +171,7 @@ def lower_graph(
         ) from error
 
 
-def _dense(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def dense(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Copies with plain strides: with one channel, strides can also mean channels last, and the
     file would then ask for inputs in that order."""
     return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)

@@ -31,6 +31,7 @@ def manifest(
         meta: the program's.
         shipped: other files of the bundle, listed with their checksums.
     """
+    several = artifact.signatures
     names = {artifact.path.name: artifact.sha256}
     names |= {path.name: files.sha256_of(path) for path in shipped}
     return {
@@ -39,6 +40,7 @@ def manifest(
         **artifact.lowering.words,
         "inputs": [asdict(spec) for spec in artifact.inputs],
         "outputs": [asdict(spec) for spec in artifact.outputs],
+        **({"signatures": [asdict(each) for each in several]} if several else {}),
         "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),
         "licence": files.without_folders(meta.get("licence", "not stated")),
         "versions": versions((*COMMON, *artifact.lowering.packages)),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 import litert_torch
 import numpy as np
@@ -29,34 +29,74 @@ from edgeprune.lower.lowering import Lowered, Lowering
 from edgeprune.lower.prepare import Tensors, prepare
 from edgeprune.lower.slim import fuser, is_ours, linears_win
 
+Graphs: TypeAlias = Mapping[str, tuple[torch.nn.Module, Tensors]]
+"""Signature -> what it runs, and examples of its inputs."""
+
+# Of a model's table in the schema.
+SUBGRAPHS_SLOT = 8
 NARROWER = {torch.int64: torch.int32, torch.float64: torch.float32}
 
 
-def to_tflite(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) -> Lowered:
-    """See ``edgeprune.lower.lower_graph``."""
-    # Linear layers are quantised below, as LiteRT knows them.
-    graph = prepare(module, inputs, *fuser(replace(lowering, precision="fp32")))
-    outputs = graph(*inputs)
-    plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
-    _forget_origins(graph)
-    if any(map(is_ours, graph.graph.nodes)):
-        graph = as_composites(torch.export.export(graph, inputs, strict=False)).module()
-        _forget_origins(graph)
-    data = litert_torch.convert(graph, inputs).model_content()
+def to_tflite(graphs: Graphs, lowering: Lowering) -> dict[str, Lowered]:
+    """One file with a signature for each graph; constants that are equal are stored once.
+
+    Returns:
+        What each signature is, all with the bytes of the whole file.
+    """
+    converter, outputs = litert_torch.Converter(), {}
+    for name, (module, inputs) in graphs.items():
+        graph, outputs[name] = _prepared(module, inputs, lowering)
+        converter.add_signature(name, graph, inputs)
+    data = converter.convert().model_content()
     if lowering.precision == "int8":
         data = quantise_linears(data)
     elif lowering.precision == "fp16":
         data = halve_weights(data)
-    # With XNNPACK, as the runtime applies it by default; it alone tells what that takes.
-    interpreter = Interpreter(model_content=data, num_threads=1)
-    interpreter.allocate_tensors()
-    return Lowered(
-        data=data,
-        inputs=_narrowed(inputs),
-        outputs=_narrowed(plain),
-        delegation=tuple(_rows(interpreter, _ours(data, lowering))),
-        planned_memory_bytes=_arena_bytes(interpreter, data),
-    )
+    model, found = schema.Model.GetRootAs(data, 0), {}
+    for number in range(model.SignatureDefsLength()):
+        signature = model.SignatureDefs(number)
+        name = signature.SignatureKey().decode()
+        inner = _led_by(data, signature.SubgraphIndex())
+        # With XNNPACK, as the runtime applies it by default; it alone tells what that takes.
+        interpreter = Interpreter(model_content=inner, num_threads=1)
+        interpreter.allocate_tensors()
+        found[name] = Lowered(
+            data=data,
+            inputs=_narrowed(graphs[name][1]),
+            outputs=_narrowed(outputs[name]),
+            delegation=tuple(_rows(interpreter, _ours(inner, lowering))),
+            planned_memory_bytes=_arena_bytes(interpreter, inner),
+        )
+    return {name: found[name] for name in graphs}
+
+
+def _prepared(
+    module: torch.nn.Module, inputs: Tensors, lowering: Lowering
+) -> tuple[torch.nn.Module, Tensors]:
+    """A graph as the converter takes it, with our operators as composites; and its outputs."""
+    # Linear layers are quantised later, as LiteRT knows them.
+    graph = prepare(module, inputs, *fuser(replace(lowering, precision="fp32")))
+    outputs = graph(*inputs)
+    _forget_origins(graph)
+    if any(map(is_ours, graph.graph.nodes)):
+        graph = as_composites(torch.export.export(graph, inputs, strict=False)).module()
+        _forget_origins(graph)
+    return graph, (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def _led_by(data: bytes, number: int) -> bytes:
+    """The file with another subgraph in the first place, which is all that LiteRT tells about."""
+    if number == 0:
+        return data
+    table = schema.Model.GetRootAs(data, 0)._tab
+    start = table.Vector(table.Offset(SUBGRAPHS_SLOT))
+    swapped = bytearray(data)
+    for here, there in ((0, number), (number, 0)):
+        one, other = start + 4 * here, start + 4 * there
+        # References count from where they stand.
+        away = int.from_bytes(data[other : other + 4], "little") + other - one
+        swapped[one : one + 4] = away.to_bytes(4, "little")
+    return bytes(swapped)
 
 
 def quantise_linears(data: bytes) -> bytes:

@@ -86,15 +86,19 @@ def check_numerics(
     recovered: Program,
     batches: Iterable[Batch],
     examples: int = EXAMPLES,
+    signature: str = "",
 ) -> Numerics:
     """Run the file and the program on the first ``examples`` of ``batches`` and compare.
+
+    Args:
+        signature: of the file, that the program became; the first if not given.
 
     Raises:
         InputError: the file is missing, cut short, or not for this device's runtime.
         EdgepruneError: its outputs are not those of the program at all.
     """
     inputs = first_examples(batches, examples)
-    with device.predictor(artifact.path) as predict:
+    with device.predictor(artifact.path, signature) as predict:
         outputs = _run(predict, inputs)
     selections: Batch = ()
     if find_selections(recovered):

@@ -19,6 +19,7 @@ from edgeprune.devices.runtimes.runtime import (
     register,
     xnnpack_operator,
 )
+from edgeprune.errors import InputError
 
 _CONTAINERS = {"DELEGATE_CALL", "OPERATOR_CALL", "Method::execute", "Method::init"}
 _NATIVE = re.compile(r"native_call_(?:native_)?_?(.+?)(?:\.\w+)?")
@@ -36,14 +37,22 @@ class Executorch:
 
         _C._unsafe_reset_threadpool(threads)
 
-    def prepare(self, path: str) -> Callable[[], ExecutorchMethod]:
-        """See ``Runtime.prepare``."""
+    def prepare(self, path: str, signature: str = "") -> Callable[[], ExecutorchMethod]:
+        """See ``Runtime.prepare``.
+
+        Raises:
+            InputError: a signature was asked for.
+        """
         from edgeprune.kernels.load import load_for_executorch
 
+        if signature:
+            raise InputError(f"{path}: got signature '{signature}', but a .pte has one method")
         load_for_executorch(path)
         return partial(ExecutorchMethod, path)
 
-    def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
+    def trace(
+        self, path: str, inputs: Sequence[np.ndarray], runs: int, signature: str = ""
+    ) -> list[Event]:
         """See ``Runtime.trace``."""
         from executorch.devtools import Inspector
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import POINTER, c_char_p, c_int32, c_int64, c_void_p
 from functools import partial
 from itertools import count, takewhile
@@ -12,6 +12,7 @@ from itertools import count, takewhile
 import numpy as np
 
 from edgeprune.devices.runtimes.runtime import OURS, Event, Run, register
+from edgeprune.errors import InputError
 
 WARMUP_RUNS = 3
 REST = "all that is not listed, by difference"
@@ -39,16 +40,24 @@ class Litert:
 
         self._threads = threads
 
-    def prepare(self, path: str) -> Callable[[], LitertMethod]:
-        """See ``Runtime.prepare``."""
+    def prepare(self, path: str, signature: str = "") -> Callable[[], LitertMethod]:
+        """See ``Runtime.prepare``.
+
+        Raises:
+            InputError: the file has no such signature.
+        """
         from edgeprune.kernels.load import libraries_for_litert
 
         libraries = [str(library) for library in libraries_for_litert(path)]
         for library in libraries:
             ctypes.CDLL(library)
+        if signature:
+            return partial(SignatureMethod, path, self._threads, libraries, signature)
         return partial(LitertMethod, path, self._threads, libraries)
 
-    def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
+    def trace(
+        self, path: str, inputs: Sequence[np.ndarray], runs: int, signature: str = ""
+    ) -> list[Event]:
         """See ``Runtime.trace``.
 
         The profiler cannot take our delegate along: it sees composites as the operators inside
@@ -57,9 +66,9 @@ class Litert:
         """
         from edgeprune.devices.runtimes.litert_trace import CompiledModel
 
-        method = self.prepare(path)()
+        method = self.prepare(path, signature)()
         try:
-            model = CompiledModel(path, self._threads)
+            model = CompiledModel(path, self._threads, method.number)
             events = model.trace(method.narrowed(inputs), method.empty_outputs(), runs)
         except RuntimeError:
             # Of some files with composites the compiled model loses a tensor; no interpreter does.
@@ -86,17 +95,23 @@ def _event(name: str, ms: float, calls: int) -> Event:
 class LitertMethod:
     """A ``.tflite`` in the interpreter that apps use."""
 
+    number = 0
+    """Of its signature in the file."""
+
     def __init__(self, path: str, threads: int, delegates: Sequence[str]) -> None:
+        self._open(path, threads, delegates)
+        self._interpreter.allocate_tensors()
+        # In the program's order, as the converter writes them; a signature sorts them by name.
+        self._inputs = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+
+    def _open(self, path: str, threads: int, delegates: Sequence[str]) -> None:
         from ai_edge_litert.interpreter import Interpreter, load_delegate
 
         self.delegates = [load_delegate(library) for library in delegates]
         self._interpreter = Interpreter(
             path, num_threads=threads, experimental_delegates=self.delegates
         )
-        self._interpreter.allocate_tensors()
-        # In the program's order, as the converter writes them; a signature sorts them by name.
-        self._inputs = self._interpreter.get_input_details()
-        self._outputs = self._interpreter.get_output_details()
 
     def bind(self, inputs: Sequence[np.ndarray]) -> Run:
         """See ``Method.bind``."""
@@ -144,3 +159,49 @@ class LitertMethod:
     def empty_outputs(self) -> list[np.ndarray]:
         """Room for the outputs."""
         return [np.zeros(slot["shape"], slot["dtype"]) for slot in self._outputs]
+
+
+class SignatureMethod(LitertMethod):
+    """One signature of a ``.tflite`` with several; tensors of the others are not allocated.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+
+    def __init__(self, path: str, threads: int, delegates: Sequence[str], signature: str) -> None:
+        self._open(path, threads, delegates)
+        names = list(self._interpreter.get_signature_list())
+        if signature not in names:
+            raise InputError(
+                f"{path}: got signature '{signature}', wanted one of: {', '.join(names)}"
+            )
+        self.number = names.index(signature)
+        self._runner = self._interpreter.get_signature_runner(signature)
+        self._given, self._taken = (
+            self._runner.get_input_details(),
+            self._runner.get_output_details(),
+        )
+        self._inputs, self._outputs = (
+            [slots[name] for name in _in_order(slots)] for slots in (self._given, self._taken)
+        )
+
+    def bind(self, inputs: Sequence[np.ndarray]) -> Run:
+        """See ``Method.bind``."""
+        values, runner = self.narrowed(inputs), self._runner
+        for slot, value in zip(self._inputs, values, strict=True):
+            # The runner would take any shape, and run what was never meant for it.
+            if value.shape != (wanted := tuple(slot["shape"].tolist())):
+                raise ValueError(f"got an input {value.shape}, wanted {wanted}")
+        feeds = dict(zip(_in_order(self._given), values, strict=True))
+        fetched = _in_order(self._taken)
+
+        def run() -> list[np.ndarray]:
+            found = runner(**feeds)
+            return [found[name] for name in fetched]
+
+        return run
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """``args_0``, ``args_1``, ... ``args_10``; ``output_0``, ..."""
+    return sorted(names, key=lambda name: int(name.rpartition("_")[2]))

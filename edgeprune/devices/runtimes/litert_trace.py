@@ -40,9 +40,13 @@ class _Event(ctypes.Structure):
 
 
 class CompiledModel:
-    """A ``.tflite`` compiled for the CPU with profiling on; it lives as long as the process."""
+    """A ``.tflite`` compiled for the CPU with profiling on; it lives as long as the process.
 
-    def __init__(self, path: str, threads: int) -> None:
+    Args:
+        signature: its number in the file.
+    """
+
+    def __init__(self, path: str, threads: int, signature: int = 0) -> None:
         import ai_edge_litert
 
         library = Path(ai_edge_litert.__file__).with_name("libLiteRt.so")
@@ -51,6 +55,7 @@ class CompiledModel:
         self._kept: list[Any] = [ctypes.CFUNCTYPE(None, c_void_p)(lambda _: None)]
         environment, model, options = c_void_p(), c_void_p(), c_void_p()
         self._model, self._profiler = c_void_p(), c_void_p()
+        self._signature = signature
         self._call("CreateEnvironment", 0, None, byref(environment))
         self._call("CreateModelFromFile", environment, path.encode(), byref(model))
         self._call("CreateOptions", byref(options))
@@ -70,7 +75,8 @@ class CompiledModel:
             if number == WARMUP_RUNS:
                 self._call("StartProfiler", self._profiler)
             self._call(
-                "RunCompiledModel", self._model, c_size_t(0), sizes[0], given, sizes[1], taken
+                *("RunCompiledModel", self._model, c_size_t(self._signature)),
+                *(sizes[0], given, sizes[1], taken),
             )
         self._call("StopProfiler", self._profiler)
         return events_by_name(_medians(self._events(), runs), _operator)

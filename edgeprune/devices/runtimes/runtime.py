@@ -36,11 +36,17 @@ class Method(Protocol):
 class Runtime(Protocol):
     """A runtime with its libraries loaded; both raise where the file is none of its own."""
 
-    def prepare(self, path: str) -> Callable[[], Method]:
-        """What loads a file; other libraries that it needs are in memory before."""
+    def prepare(self, path: str, signature: str = "") -> Callable[[], Method]:
+        """What loads a file; other libraries that it needs are in memory before.
+
+        Args:
+            signature: which of several ways into the file; the first if not given.
+        """
         ...
 
-    def trace(self, path: str, inputs: Sequence[np.ndarray], runs: int) -> list[Event]:
+    def trace(
+        self, path: str, inputs: Sequence[np.ndarray], runs: int, signature: str = ""
+    ) -> list[Event]:
         """Time per kind of event, the median over runs."""
         ...
 
