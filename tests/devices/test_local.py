@@ -259,7 +259,7 @@ def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noted:
         """A runtime that does nothing but note what ran."""
 
-        def load(self, path: str) -> Noted:
+        def load(self, path: str, signature: str) -> Noted:
             self.path = path
             return self
 
