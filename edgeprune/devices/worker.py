@@ -74,7 +74,7 @@ class Worker:
         runs: dict[str, Callable[[], object]] = {}
         for load in workloads:
             name, inputs = load["name"], _inputs(load["inputs"])
-            timed[name] = self.load(name, load["path"], load["signature"])
+            timed[name] = self.load(name, load["path"], load.get("signature", ""))
             runs[name] = self.methods[name].bind(inputs)
             timed[name]["first_run_ms"] = _time_ms(runs[name])
             timed[name]["samples_ms"] = []
@@ -89,7 +89,7 @@ class Worker:
         self.methods.clear()
         return timed
 
-    def memory(self, path: str, inputs: str, signature: str) -> dict[str, Any]:
+    def memory(self, path: str, inputs: str, signature: str = "") -> dict[str, Any]:
         """Peak resident memory from before loading through three runs, in MB."""
         values = _inputs(inputs)
         self._runtime(path).prepare(path)  # libraries are not the model's
@@ -104,7 +104,7 @@ class Worker:
             run()
         return {"peak_memory_mb": max(0, _status_kb("VmHWM") - before) / 1024}
 
-    def profile(self, path: str, inputs: str, signature: str, runs: int) -> dict[str, Any]:
+    def profile(self, path: str, inputs: str, runs: int, signature: str = "") -> dict[str, Any]:
         """Median milliseconds and calls per run of every event, from the runtime's own trace."""
         self.load("profile", path, signature)
         events = self._runtime(path).trace(path, _inputs(inputs), runs, signature)

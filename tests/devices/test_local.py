@@ -243,7 +243,7 @@ def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noted:
         """A runtime that does nothing but note what ran."""
 
-        def prepare(self, path: str) -> Callable[[], Noted]:
+        def prepare(self, path: str, signature: str) -> Callable[[], Noted]:
             self.path = path
             return lambda: self
 
