@@ -100,6 +100,16 @@ def test_linear_layers_on_8_bits_are_ours_where_they_win_and_stay_int8_without_u
     assert ops.count("FULLY_CONNECTED") == 3
 
 
+def test_linear_layers_on_several_threads_are_left_to_those_of_xnnpack(
+    library: Path, linears_file: Path
+) -> None:
+    ours = Run(linears_file, library, threads=2)
+    assert ours.claimed == 1
+    (x,) = grouped_inputs()
+    theirs = Run(linears_file)
+    np.testing.assert_allclose(ours(x.numpy()), theirs(x.numpy()), atol=1e-5)
+
+
 def test_an_encoder_computes_the_same_with_the_delegate(library: Path, encoder_file: Path) -> None:
     inputs = encoder_inputs()
     with torch.no_grad():
