@@ -117,10 +117,11 @@ def _c_library(target: Target, folder: Path) -> tuple[str, ...]:
 def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object, its source the last."""
     yield from kernel_jobs(target)
-    flags = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
+    language = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
+    flags = (*language, *target.compile_flags, *library.compile_flags(sdk))
     for folder in library.folders:
         for adapter in sorted((sources() / folder).glob("*.cc")):
-            yield (*flags, *library.compile_flags(sdk), "-c", str(adapter))
+            yield (*flags, "-c", str(adapter))
 
 
 def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
