@@ -29,7 +29,7 @@ class Target:
     @property
     def compile_flags(self) -> tuple[str, ...]:
         """Of the adapters. Helpers for atomics are in a library that comes with the NDK."""
-        return () if self.with_libc else ("-mno-outline-atomics",)
+        return () if self.with_libc else ("-mcpu=generic-outline_atomics",)
 
     @property
     def link_flags(self) -> tuple[str, ...]:
