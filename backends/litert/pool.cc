@@ -15,7 +15,14 @@ constexpr long kFutex = 98;
 #endif
 constexpr int kWait = 128, kWake = 129;  // within this process
 
+// Loads and stores are all that threads share. What adds or exchanges is, for old Arm processors, a
+// function of a library that comes with the NDK.
 uint32_t now(const uint32_t& word) { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
+
+void tell(uint32_t* word, uint32_t value) {
+  __atomic_store_n(word, value, __ATOMIC_RELEASE);
+  syscall(kFutex, word, kWake, INT32_MAX);
+}
 
 void pause() {
 #ifdef __x86_64__
@@ -32,20 +39,13 @@ void wait_while(const uint32_t* word, uint32_t value) {
   while (now(*word) == value) syscall(kFutex, word, kWait, value, nullptr);
 }
 
-void next_round(Pool* pool) {
-  __atomic_add_fetch(&pool->round, 1, __ATOMIC_RELEASE);
-  syscall(kFutex, &pool->round, kWake, INT32_MAX);
-}
-
 void* serve(void* self) {
   auto* thread = static_cast<Pool::Thread*>(self);
   Pool* pool = thread->pool;
-  for (;;) {
-    wait_while(&pool->round, thread->seen++);
+  for (uint32_t round = thread->done;; tell(&thread->done, round)) {
+    wait_while(&pool->round, round++);
     if (!pool->parts) return nullptr;
     if (thread->part < pool->parts) pool->work(pool->task, thread->part);
-    if (!__atomic_sub_fetch(&pool->busy, 1, __ATOMIC_ACQ_REL))
-      syscall(kFutex, &pool->busy, kWake, 1);
   }
 }
 
@@ -53,9 +53,7 @@ void* serve(void* self) {
 void start(Pool* pool, int32_t wanted) {
   while (pool->count < wanted) {
     Pool::Thread* thread = &pool->threads[pool->count];
-    thread->pool = pool;
-    thread->part = pool->count;
-    thread->seen = pool->round;
+    *thread = {pool, pool->count, pool->round, 0};
     if (pthread_create(&thread->id, nullptr, serve, thread)) return;
     ++pool->count;
   }
@@ -65,24 +63,23 @@ void start(Pool* pool, int32_t wanted) {
 
 void run_parts(Pool* pool, int32_t parts, void (*work)(void* task, int32_t part), void* task) {
   int32_t first = 0;
-  const bool shared = parts > 1 && !__atomic_exchange_n(&pool->taken, 1, __ATOMIC_ACQUIRE);
+  const bool shared = parts > 1 && !pthread_mutex_trylock(pool->taken);
   if (shared) {
     start(pool, (parts < kMostThreads ? parts : kMostThreads) - 1);
     first = pool->count < parts ? pool->count : parts - 1;
     pool->parts = first;
     pool->work = work;
     pool->task = task;
-    pool->busy = static_cast<uint32_t>(pool->count);
-    next_round(pool);
+    tell(&pool->round, pool->round + 1);
   }
   for (int32_t part = first; part < parts; ++part) work(task, part);
   if (!shared) return;
-  for (uint32_t busy; (busy = now(pool->busy));) wait_while(&pool->busy, busy);
-  __atomic_store_n(&pool->taken, 0, __ATOMIC_RELEASE);
+  for (int32_t i = 0; i < pool->count; ++i) wait_while(&pool->threads[i].done, pool->round - 1);
+  pthread_mutex_unlock(pool->taken);
 }
 
 void end_threads(Pool* pool) {
   pool->parts = 0;
-  next_round(pool);
+  tell(&pool->round, pool->round + 1);
   for (int32_t i = 0; i < pool->count; ++i) pthread_join(pool->threads[i].id, nullptr);
 }

@@ -8,17 +8,16 @@
 constexpr int kMostThreads = 16;
 
 struct Pool {
-  uint32_t taken;  // by a call
-  uint32_t round;  // of work; threads wait for the next
-  uint32_t busy;   // threads that have not finished this round
-  int32_t count;   // of threads
-  int32_t parts;   // of this round that threads take; 0: they end
+  alignas(8) char taken[64];  // by a call: a mutex, which is 40 or 48 zeros
+  uint32_t round;             // of work; threads wait for the next
+  int32_t count;              // of threads
+  int32_t parts;              // of this round that threads take; 0: they end
   void (*work)(void* task, int32_t part);
   void* task;
   struct Thread {
     Pool* pool;
     int32_t part;
-    uint32_t seen;  // rounds
+    uint32_t done;  // the last round that it has finished
     unsigned long id;
   } threads[kMostThreads - 1];
 };

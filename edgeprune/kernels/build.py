@@ -117,11 +117,10 @@ def _c_library(target: Target, folder: Path) -> tuple[str, ...]:
 def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object, its source the last."""
     yield from kernel_jobs(target)
-    language = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
-    flags = (*language, *target.compile_flags, *library.compile_flags(sdk))
+    flags = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
     for folder in library.folders:
         for adapter in sorted((sources() / folder).glob("*.cc")):
-            yield (*flags, "-c", str(adapter))
+            yield (*flags, *library.compile_flags(sdk), "-c", str(adapter))
 
 
 def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:

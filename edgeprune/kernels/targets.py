@@ -27,11 +27,6 @@ class Target:
     with_libc: bool = True
 
     @property
-    def compile_flags(self) -> tuple[str, ...]:
-        """Of the adapters. Helpers for atomics are in a library that comes with the NDK."""
-        return () if self.with_libc else ("-mcpu=generic-outline_atomics",)
-
-    @property
     def link_flags(self) -> tuple[str, ...]:
         """Of the shared library."""
         if self.with_libc:
