@@ -274,7 +274,7 @@ def test_apply_lower_and_measure_go_from_a_plan_to_milliseconds(
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["plan"] == applied["plan"] and manifest["profile"] == "pixel8"
     measured = json.loads(edgeprune("measure", model, "--runs", 3, "--json").stdout)
-    assert len(measured["samples_ms"]) == 3 and measured["peak_memory_mb"] > 0
+    assert len(measured["samples_ms"]) >= 3 and measured["peak_memory_mb"] > 0
 
 
 def _failing(error: BaseException) -> typer.Typer:

@@ -121,13 +121,6 @@ def test_measurement_json_reads_back_as_it_was(workload: Workload, tmp_path: Pat
         read_measurement(path)
 
 
-def test_trimming_leaves_out_a_tenth_on_either_side(workload: Workload) -> None:
-    with connect("local") as device:
-        measured = device.measure_in_turns([workload], rounds=10)["model"]
-    spiked = replace(measured, samples_ms=(1000.0, *[2.0] * 8, 0.001))
-    assert spiked.trimmed_mean_ms == pytest.approx(2.0)
-
-
 def test_the_worker_is_pinned_before_the_runtime_starts(workload: Workload) -> None:
     cpu = min(os.sched_getaffinity(0))
     with connect("local", cpu=cpu) as device:
