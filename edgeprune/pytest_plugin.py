@@ -54,14 +54,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.fixture
 def edge_device(request: pytest.FixtureRequest, record_property: Any) -> Iterator[MeasuringDevice]:
-    """The device of the marker or the command line, open; what it measures is judged at once."""
+    """The device of the command line, the marker or the configuration, open.
+
+    What it measures is judged at once.
+    """
     from edgeprune.devices import connect
 
     config, asked = request.config, _asked(request.node)
     if hasattr(config, "workerinput"):
         pytest.fail("tests in parallel disturb each other's times: run with -n 0", pytrace=False)
-    name = asked["device"] or config.getoption("edgeprune_device")
-    name = name or config.getini("edgeprune_device")
+    given = config.getoption("edgeprune_device")
+    name = given or asked["device"] or config.getini("edgeprune_device")
     with connect(name, threads=asked["threads"]) as device:
         baseline = Baseline.of(config)
         yield MeasuringDevice(device, request.node.nodeid, asked, baseline, record_property)
