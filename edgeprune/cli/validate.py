@@ -33,6 +33,7 @@ def validate(
 
     Reads the task's test split again.
     """
+    from edgeprune.cluster import open_cluster
     from edgeprune.devices import connect
     from edgeprune.lower import Lowering, lower
     from edgeprune.program import Program
@@ -54,7 +55,8 @@ def validate(
             dense_file = lower(dense, uncut, artifact.lowering)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
-        device = opened.enter_context(connect(name, threads)) if name else None
+        cluster = opened.enter_context(open_cluster(job.settings.cluster))
+        device = opened.enter_context(cluster.device(name, threads)) if name else None
         if device is None and asked:
             raise InputError("--budget: the device is not at hand, so nothing can be measured")
         timing, bounds = None, _bounds_of(before, job.budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -66,6 +67,8 @@ class Device(Protocol):
     def predictor(self, path: Path, signature: str = "") -> AbstractContextManager[Predict]:
         """Run a file on batches of any size, row by row; loaded once for the ``with`` block.
 
+        Within the block the device is busy: it is asked nothing else.
+
         Args:
             signature: as of a ``Workload``.
         """
@@ -90,6 +93,12 @@ DRIVERS: Registry[Driver] = Registry("device")
 register_device = DRIVERS.register
 
 
+def opener(name: str, threads: int = 1, cpu: int | None = None) -> Callable[[], Device]:
+    """What opens a device, here or in another process; see ``connect``."""
+    kind, _, address = name.partition(":")
+    return partial(DRIVERS.named(kind), address, threads, cpu)
+
+
 def connect(name: str, threads: int = 1, cpu: int | None = None) -> Device:
     """Open a device; use it in a ``with`` block.
 
@@ -101,5 +110,4 @@ def connect(name: str, threads: int = 1, cpu: int | None = None) -> Device:
     Raises:
         InputError: no such kind of device, or more threads than processors.
     """
-    kind, _, address = name.partition(":")
-    return DRIVERS.named(kind)(address, threads, cpu)
+    return opener(name, threads, cpu)()
