@@ -15,7 +15,7 @@ import torch
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.candidates import SearchResult
-from edgeprune.cluster import Cluster
+from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.cost import CostTable, estimate_costs, measure_costs
 from edgeprune.devices import (
     Device,
@@ -134,7 +134,7 @@ def score_stage(
     levels: tuple[int, ...],
     calibration: tuple[Batch, ...],
     settings: Settings,
-    cluster: Cluster,
+    cluster: Cluster = IN_PROCESS,
 ) -> Damage:
     """Every unit ranked, and the damage of every site measured alone."""
     batches = scored_examples(sites, calibration)
