@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edgeprune.devices import Device, LocalDevice, register_device
 
+PHONE = "phone"
+
 
 def never_done(folder: Path) -> None:
     """Says when it has begun, and when it was interrupted."""
@@ -40,7 +42,7 @@ class Phone(LocalDevice):
         self._note("left")
 
 
-@register_device("phone")
+@register_device(PHONE)
 def open_phone(address: str, threads: int, cpu: int | None) -> Device:
     """``phone:NOTES``."""
     return Phone(address, threads)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import ENVIRONMENT, TINY_TASK, edgeprune, start
+from on_nodes import PHONE
 from ray.cluster_utils import Cluster
 
 from edgeprune.devices import connect
@@ -135,7 +136,7 @@ def test_ctrl_c_interrupts_what_runs_on_a_node(cluster: Cluster, tmp_path: Path)
 def test_two_clients_queue_for_one_device(cluster: Cluster, tmp_path: Path) -> None:
     layer, file, notes = torch.nn.Linear(8, 4).eval(), tmp_path / "layer.pte", tmp_path / "notes"
     file.write_bytes(lower_graph(layer, (torch.ones(1, 8),), Lowering()).data)
-    name = f"phone:{notes}"
+    name = f"{PHONE}:{notes}"
     node = cluster.add_node(num_cpus=0, resources={name: 1})
     answers = [tmp_path / "first.pt", tmp_path / "second.pt"]
     clients = [client(MEASURING, cluster.address, name, file, answer) for answer in answers]
@@ -151,7 +152,7 @@ def test_two_clients_queue_for_one_device(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_a_device_that_no_node_offers_is_refused(cluster: Cluster, task: Path) -> None:
-    words = (*plan(task, "none"), "--cluster", cluster.address, "--device", "phone:1")
+    words = (*plan(task, "none"), "--cluster", cluster.address, "--device", f"{PHONE}:1")
     ended = edgeprune(*words)
     assert ended.exit_code == 2 and "none of its 1 nodes offers phone:1" in ended.message
 
