@@ -15,7 +15,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[tasks,dev]'
+	$(PIP) --editable '.[tasks,cluster,dev]'
 	touch $@
 
 demo: install

@@ -13,8 +13,9 @@ import torch
 
 from edgeprune import console, files
 from edgeprune.candidates import SearchResult
+from edgeprune.cluster import Cluster, open_cluster
 from edgeprune.config import RESOLVED
-from edgeprune.devices import Device, connect
+from edgeprune.devices import Device
 from edgeprune.formulate import choices_of, token_levels
 from edgeprune.lower import Artifact
 from edgeprune.recover import Distilled
@@ -93,8 +94,8 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         InfeasibleError: no plan meets the budget; says which bound and what is reachable.
     """
     settings = Settings(**named)
-    with Stages(settings.out, STAGES) as stages, _device(settings) as device:
-        planned = _planned(task, settings, stages, device)
+    with _opened(settings, STAGES) as (stages, cluster, device):
+        planned = _planned(task, settings, stages, cluster, device)
         search, found, dense = planned.search, planned.found, planned.dense
         with stages.stage("recover"):
             slim, distilled = recover_stage(
@@ -132,12 +133,16 @@ def plan(task: Task | str, **named: Any) -> SearchResult:
     """
     settings = Settings(**named)
     names = STAGES[: STAGES.index("solve") + 1]
-    with Stages(settings.out, names) as stages, _device(settings) as device:
-        return _planned(task, settings, stages, device).found
+    with _opened(settings, names) as (stages, cluster, device):
+        return _planned(task, settings, stages, cluster, device).found
 
 
 def _planned(
-    task: Task | str, settings: Settings, stages: Stages, device: Device | None
+    task: Task | str,
+    settings: Settings,
+    stages: Stages,
+    cluster: Cluster,
+    device: Device | None,
 ) -> Planned:
     torch.manual_seed(settings.seed)
     with stages.stage("profile"):
@@ -150,7 +155,7 @@ def _planned(
         choices = choices_of(sites, profile.multiples)
         levels = token_levels(sites, profile.multiples)
     with stages.stage("score"):
-        damage = score_stage(stages, sites, choices, levels, calibration, settings)
+        damage = score_stage(stages, sites, choices, levels, calibration, settings, cluster)
     with stages.stage("cost"):
         table = cost_stage(sites, profile, lowering, device, levels, settings)
         dense, bounds = dense_stage(stages, sites, table, lowering, device, budget)
@@ -166,6 +171,7 @@ def _planned(
             trial_steps=settings.trial_steps,
             trial_minutes=settings.trial_minutes,
             seed=settings.seed,
+            cluster=cluster,
         )
         for name in CONCLUSIONS:  # of an earlier build here: of another plan
             (settings.out / name).unlink(missing_ok=True)
@@ -215,10 +221,13 @@ def _conclude(verdict: Verdict, settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _device(settings: Settings) -> Iterator[Device | None]:
-    name = settings.measured_on
-    if name is None:
-        yield None
-        return
-    with connect(name, threads=settings.threads) as device:
-        yield device
+def _opened(
+    settings: Settings, names: tuple[str, ...]
+) -> Iterator[tuple[Stages, Cluster, Device | None]]:
+    """The build folder, what works for the build, and what measures if it is at hand."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(open_cluster(settings.cluster))
+        stages = stack.enter_context(Stages(settings.out, names))
+        name = settings.measured_on
+        device = stack.enter_context(cluster.device(name, settings.threads)) if name else None
+        yield stages, cluster, device

@@ -6,30 +6,27 @@ import statistics
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from edgeprune import console
+from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget
 from edgeprune.candidates import Candidate, Correction, Round, SearchResult
+from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.cost import CostTable
 from edgeprune.devices import Device, Measurement, Workload
-from edgeprune.errors import InfeasibleError, InputError
+from edgeprune.errors import InfeasibleError
 from edgeprune.formulate import Choices, damage_of, formulate, plan_of
-from edgeprune.importance import Damage, Evidence
-from edgeprune.lower import lower
-from edgeprune.lower.lowering import Lowering
+from edgeprune.importance import Damage
+from edgeprune.lower.artifact import static_graph
+from edgeprune.lower.lowering import Lowering, lower_graph
 from edgeprune.plan import Plan
-from edgeprune.program.program import Program, as_tuple
-from edgeprune.recover import distil, refit
 from edgeprune.sites import Sites
 from edgeprune.solve import Bounds, FrontPoint, solve
 from edgeprune.stages import CANDIDATES
 from edgeprune.surgery import apply
-from edgeprune.task import Batch, Task, blaming, train_batches
+from edgeprune.task import Batch, Task
+from edgeprune.trial import Scored, Trial
 from edgeprune.validate.timing import MB_PER_MIB
 
 ROUNDS = 3
@@ -52,9 +49,8 @@ class Search:
         device: measures candidates; None leaves them predicted.
         dense: the lowered dense model, interleaved as the yardstick.
         folder: where candidates are lowered to, for as long as they are measured.
-        trial_steps: of distillation before a candidate is scored, if the task gives training
-            batches; which plan is best before it is not always best after.
-        trial_minutes: what those steps may take at most.
+        trial_steps, trial_minutes: of distillation before a candidate is scored; see ``Trial``.
+        cluster: where candidates are lowered and scored.
     """
 
     sites: Sites
@@ -73,11 +69,12 @@ class Search:
     trial_steps: int = 0
     trial_minutes: float | None = None
     seed: int = 0
+    cluster: Cluster = IN_PROCESS
 
     @cached_property
-    def evidence(self) -> Evidence:
-        """The dense outputs that candidates of a task without a validation score are held to."""
-        return Evidence(self.sites, self.calibration)
+    def _trial(self) -> Trial:
+        recovery = (self.trial_steps, self.trial_minutes, self.seed)
+        return Trial(self.sites, self.task, self.calibration, *recovery)
 
     def run(self) -> SearchResult:
         """Bring the solver's plans to the measured budget, then look around the best of them.
@@ -202,14 +199,14 @@ class Search:
             return None, candidates
         example = tuple(each[:1] for each in self.sites.program.example_inputs)
         workloads = [Workload("dense", self.dense, example)]
+        plans = [candidate.plan for candidate in candidates]
+        made = self.cluster.map(partial(_lowered, self.sites, self.lowering), plans)
         memory = self.bounds.peak_memory_mb is not None
         with tempfile.TemporaryDirectory(prefix=CANDIDATES, dir=self.folder) as folder:
             with console.progress("lowering candidates", len(candidates), "plans") as advance:
-                for candidate in candidates:
-                    path = Path(folder, f"{candidate.plan.hash}{self.lowering.suffix}")
-                    program = apply(self.sites.program, candidate.plan, self.sites)
-                    lower(program, path, self.lowering)
-                    workloads.append(Workload(candidate.plan.hash, path, example))
+                for plan, data in zip(plans, made, strict=True):
+                    path = Path(folder, f"{plan.hash}{self.lowering.suffix}")
+                    workloads.append(Workload(plan.hash, files.write_bytes(path, data), example))
                     advance(1)
             found = self.device.measure_in_turns(workloads, MEASURED_ROUNDS, memory)
         measured = [_with_costs(c, found[c.plan.hash], self.bounds.percentile) for c in candidates]
@@ -217,16 +214,14 @@ class Search:
 
     def _scored(self, candidates: list[Candidate], bound_ms: float | None) -> list[Candidate]:
         """All candidates, those within the budget with their score after some recovery."""
-        scored = []
-        count = sum(self._fits(c, bound_ms) for c in candidates)
-        with console.progress("scoring candidates", count, "plans") as advance:
-            for candidate in candidates:
-                if self._fits(candidate, bound_ms):
-                    score, each = self._score(self._recovered(candidate.plan))
-                    candidate = replace(candidate, score=score, per_example=each)
-                    advance(1, f"{score:.4f}")
-                scored.append(candidate)
-        return scored
+        plans = [c.plan for c in candidates if self._fits(c, bound_ms)]
+        found: dict[str, Scored] = {}
+        with console.progress("scoring candidates", len(plans), "plans") as advance:
+            for plan, scored in zip(plans, self.cluster.map(self._trial, plans), strict=True):
+                found[plan.hash] = scored
+                advance(1, f"{scored[0]:.4f}")
+        pairs = ((c, *found.get(c.plan.hash, (None, None))) for c in candidates)
+        return [replace(c, score=score, per_example=each) for c, score, each in pairs]
 
     def _fits(self, candidate: Candidate, bound_ms: float | None) -> bool:
         """Whether all that was measured is within its bound."""
@@ -237,35 +232,11 @@ class Search:
         )
         return all(got is None or bound is None or got <= bound for got, bound in pairs)
 
-    def _recovered(self, plan: Plan) -> Program:
-        program = refit(self.sites, plan, self.calibration)
-        batches = train_batches(self.task) if self.trial_steps else None
-        if batches is None:
-            return program
-        return distil(
-            program,
-            self.sites.program,
-            batches,
-            steps=self.trial_steps,
-            minutes=self.trial_minutes,
-            seed=self.seed,
-        ).program
 
-    @torch.no_grad()
-    def _score(self, program: Program) -> tuple[float, tuple[float, ...] | None]:
-        """The score, and the numbers whose mean it is."""
-        with blaming(self.task, "validate"):
-            score = self.task.validate(lambda batch: program(*batch))
-        if score is not None:
-            numbers = np.asarray(score, dtype=float)
-            if not numbers.size or not np.isfinite(numbers).all():
-                raise InputError(
-                    f"task {self.task.name}: validate() gave {score!r}, wanted finite numbers"
-                )
-            each = tuple(numbers.tolist()) if numbers.ndim == 1 else None
-            return float(numbers.mean()), each
-        outputs = (as_tuple(program(*batch)) for batch in self.evidence.batches)
-        return -self.evidence.moved(outputs), None
+def _lowered(sites: Sites, lowering: Lowering, plan: Plan) -> bytes:
+    """The cut program as a file."""
+    program = apply(sites.program, plan, sites)
+    return lower_graph(*static_graph(program), lowering).data
 
 
 def _hashes(rounds: Sequence[Round]) -> set[str]:

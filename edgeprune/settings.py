@@ -25,6 +25,7 @@ class Settings:
         precision, runtime, delegate: as in ``Lowering``; None takes the profile's.
         device: "local", or None: the profile's device is not at hand.
         threads: of the runtime on the device.
+        cluster: ``host:port`` of the Ray cluster that does the work; None: this process.
         recover_minutes: of distillation at most; 0 leaves the least-squares refit alone.
         recover_steps: of distillation, exactly, however long they take: the same steps give the
             same file. None takes as many as fit into the minutes.
@@ -38,6 +39,7 @@ class Settings:
     delegate: Delegate | None = None
     device: str | None = None
     threads: int = 1
+    cluster: str | None = None
     seed: int = 0
     criterion: str = DEFAULT
     solver: str = "auto"

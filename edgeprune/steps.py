@@ -15,6 +15,7 @@ import torch
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.candidates import SearchResult
+from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.cost import CostTable, estimate_costs, measure_costs
 from edgeprune.devices import (
     Device,
@@ -133,6 +134,7 @@ def score_stage(
     levels: tuple[int, ...],
     calibration: tuple[Batch, ...],
     settings: Settings,
+    cluster: Cluster = IN_PROCESS,
 ) -> Damage:
     """Every unit ranked, and the damage of every site measured alone."""
     batches = scored_examples(sites, calibration)
@@ -147,7 +149,7 @@ def score_stage(
     def measure() -> Damage:
         evidence = Evidence(sites, batches, settings.seed)
         orders = rank_units(evidence, settings.criterion)
-        return measure_damage(evidence, orders, widths, tokens)
+        return measure_damage(evidence, orders, widths, tokens, cluster)
 
     return stages.keep(
         stages.path("damage", *key, settings.seed, suffix=".json"),

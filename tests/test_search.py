@@ -28,6 +28,7 @@ from edgeprune.recover import distil, refit
 from edgeprune.search import AIM, Search
 from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
+from edgeprune.trial import Trial
 from edgeprune.validate.timing import MB_PER_MIB
 
 STATE = DeviceState("made up", "none", "none", None, (), None, (0,), 1, {})
@@ -162,7 +163,7 @@ def test_candidates_go_on_in_a_direction_that_scores_better(
         return formulate(*arguments)
 
     monkeypatch.setattr("edgeprune.search.formulate", noted)
-    monkeypatch.setattr(Search, "_score", lambda self, program: (-float(program.parameters), None))
+    monkeypatch.setattr(Trial, "_score", lambda self, program: (-float(program.parameters), None))
     result = search.run()
     assert result.chosen.score == max(c.score for c in every(result) if c.score is not None)
     assert result.chosen.weights == {"depth": 0.5}

@@ -68,6 +68,9 @@ def build_flags(
         str | None, typer.Option(help="What measures; with --profile host that is local.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the runtime; 1.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster that does the work.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random; 0.")] = None,
     criterion: Annotated[str | None, typer.Option(help="How units are ranked.")] = None,
     solver: Annotated[str | None, typer.Option(help="dp, milp or auto.")] = None,

@@ -36,6 +36,7 @@ def validate(
 
     Reads the task's test split again.
     """
+    from edgeprune.cluster import open_cluster
     from edgeprune.devices import connect
     from edgeprune.host import check_is_host
     from edgeprune.lower import Lowering, lower
@@ -61,7 +62,8 @@ def validate(
             dense_file = lower(dense, uncut, artifact.lowering)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
-        at_hand = opened.enter_context(connect(name, threads)) if name else None
+        cluster = opened.enter_context(open_cluster(job.settings.cluster))
+        at_hand = opened.enter_context(cluster.device(name, threads)) if name else None
         if at_hand is None and asked:
             raise InputError(
                 "--budget: the device is not at hand, so nothing can be measured. Add --device."
