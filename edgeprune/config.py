@@ -59,6 +59,7 @@ _READERS: dict[str, Callable[[Table, str], Any]] = {
     "recover_minutes": lambda table, key: table.number(key, or_zero=True),
     "recover_steps": lambda table, key: table.whole(key, least=1),
     "device": Table.text,
+    "table": Table.text,
     "criterion": Table.text,
     "solver": Table.text,
 }

@@ -24,6 +24,7 @@ class Settings:
         budget: None takes the profile's.
         precision, runtime, delegate: as in ``Lowering``; None takes the profile's.
         device: "local", or None: the profile's device is not at hand.
+        table: a cost table's file, or its name of `edgeprune tables`; None measures one.
         threads: of the runtime on the device.
         recover_minutes: of distillation at most; 0 leaves the least-squares refit alone.
         recover_steps: of distillation, exactly, however long they take: the same steps give the
@@ -37,6 +38,7 @@ class Settings:
     runtime: str | None = None
     delegate: Delegate | None = None
     device: str | None = None
+    table: str | None = None
     threads: int = 1
     seed: int = 0
     criterion: str = DEFAULT

@@ -22,6 +22,7 @@ class DeviceState:
         load_average: runnable processes over the last minute, before the measurement.
         affinity: processors the runtime may use.
         versions: of the runtime and what carries it.
+        system: kernel or Android release, and machine, as in ``Linux 6.6.31 aarch64``.
     """
 
     device: str
@@ -35,6 +36,7 @@ class DeviceState:
     affinity: tuple[int, ...]
     threads: int
     versions: dict[str, str]
+    system: str = ""
 
 
 @dataclass(frozen=True)

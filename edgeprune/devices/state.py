@@ -28,6 +28,7 @@ def local_state(affinity: tuple[int, ...], threads: int) -> DeviceState:
         affinity=affinity,
         threads=threads,
         versions=versions(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
     )
 
 

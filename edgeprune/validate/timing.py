@@ -135,3 +135,11 @@ def cost_checks(timing: Timing, bounds: AbsoluteBudget) -> tuple[Check, ...]:
             ),
         ),
     )
+
+
+def over_budget(timing: Timing, bounds: AbsoluteBudget) -> bool:
+    """Whether a bound on latency, memory or size was measured to be broken."""
+    return any(
+        check.passed is False and check.name != "faster_than_dense"
+        for check in cost_checks(timing, bounds)
+    )

@@ -12,13 +12,14 @@ from edgeprune.cost import samples as module
 from edgeprune.cost.samples import (
     Lowerable,
     Point,
+    Sampler,
+    Samples,
     fastest_ms,
     measure_calmly,
     read_samples,
     samples_file,
-    take_samples,
 )
-from edgeprune.devices import DeviceState, Measurement, connect
+from edgeprune.devices import Device, DeviceState, Measurement, connect
 from edgeprune.lower import Lowering
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery.pieces import chain
@@ -61,14 +62,18 @@ def test_a_stopped_measurement_goes_on_where_it_was(
             Point("second", counted(sites, built, "second", stop)),
         ]
 
+    def take(device: Device, stop: bool) -> Samples:
+        with Sampler(sites.program, device, INT8, path, ("first", "second")) as sampler:
+            sampler.take(points(stop))
+        return sampler.taken
+
     with connect("local") as device:
         with pytest.raises(KeyboardInterrupt):
-            take_samples(sites.program, device, INT8, points(stop=True), path, {})
-        kept = read_samples(path)
-        assert list(kept) == ["first"]
-        found = take_samples(sites.program, device, INT8, points(stop=False), path, kept)
+            take(device, stop=True)
+        assert list(read_samples(path)) == ["first"]
+        found = take(device, stop=False)
         assert built == ["first", "second"]
-        again = take_samples(sites.program, device, INT8, points(stop=True), path, found)
+        again = take(device, stop=True)
     assert again == found == read_samples(path)
     assert found["first"].peak_memory_mb and found["second"].peak_memory_mb is None
     assert found["first"].ratio > 0 and found["first"].working_set_bytes > 8 * 64 * 4
