@@ -1,10 +1,11 @@
 """Which sizes to measure next: where the samples at hand say least about the gaps between them.
 
-Interpolating straight between samples is what a Brownian process on the line expects, and its
-spread grows with the square root of the distance from them. How rough the line is, its samples
-say: each is left out and predicted by its neighbours. A smooth curve would foretell too much:
-latencies step with the tiles of the kernels, and in MiniLM on one Zen 4 core left a curve's
-prediction off by ten times its stated error, this one's by one to two.
+Straight interpolation is what a Brownian process expects between its samples; its spread grows
+with the square root of the distance from them. How rough a line is, its samples say: each is left
+out and predicted by its neighbours. In ten measured tables (MiniLM and a small vision transformer
+on x86-64) 92% of the sizes that were left unmeasured lay within two standard deviations. A smooth
+process would not do: latencies step with the tiles of the kernels, and in MiniLM it stated 0.5%
+where 4.5% were missed.
 """
 
 from __future__ import annotations
@@ -88,9 +89,10 @@ def doubts(blocks: Sequence[Block], tokens: Sequence[int] | None, ratios: Ratios
 
 
 def expected_pct(doubtful: Sequence[Doubt]) -> float:
-    """How far interpolation may put a plan off (95%), in percent of the dense latency.
+    """How far interpolation may put a plan off, in percent of the dense latency.
 
-    Every block counts with its worst size; blocks err independently.
+    Two standard deviations, were every sub-layer of its kind's worst size; kinds err
+    independently.
     """
     worst: dict[str, float] = {}
     for each in doubtful:

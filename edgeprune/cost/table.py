@@ -153,11 +153,12 @@ class CostTable:
         unread_mb: of the file, what never comes into memory: LiteRT maps it, and reads few rows of
             an embedding.
         resident: memory per MB of the rest of the file; LiteRT holds mapped and packed weights.
-        error_pct: ``between_samples``: how far interpolation may put a plan off (95%), relative
-            to the dense model; ``left_out_mean`` and ``_worst``: of interpolating samples that
-            were left out, relative to the whole block; ``anchors_mean`` and ``_worst``: of the
-            whole models that ``scale`` and ``fixed_ms`` were fitted to; ``rescaled_mean`` and
-            ``_worst``: of whole models on the device that it was rescaled to, each left out.
+        error_pct: ``between_samples``: how far interpolation may put a plan off (two standard
+            deviations), relative to the dense model; ``left_out_mean`` and ``_worst``: of
+            interpolating samples that were left out, relative to the whole block;
+            ``anchors_mean`` and ``_worst``: of the whole models that ``scale`` and ``fixed_ms``
+            were fitted to; ``rescaled_mean`` and ``_worst``: of whole models on the device that
+            it was rescaled to, each left out.
         samples: raw measurements, by what was measured.
         system: the device's operating system; empty in an estimate.
         source: whose table was rescaled, and when that was made; empty in others.
