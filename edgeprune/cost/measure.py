@@ -103,7 +103,7 @@ def made_on(table: CostTable, device: Device) -> CostTable:
     state = device.state()
     return replace(
         table,
-        device=f"{device.name.partition(':')[0]}: {state.cpu_model}",
+        device=f"{device.name.partition(':')[0]}: {shelf.processor_of(state)}",
         system=state.system,
         versions=state.versions,
         threads=state.threads,

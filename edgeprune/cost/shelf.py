@@ -77,10 +77,15 @@ def described(table: CostTable) -> str:
     )
 
 
+def processor_of(state: DeviceState) -> str:
+    """As a table names it; an emulated one is not the same."""
+    return state.cpu_model + " (emulated)" * state.emulated
+
+
 def changes(table: CostTable, state: DeviceState) -> list[str]:
     """What is otherwise on a device than where the table was made; empty if it should hold."""
     pairs = [
-        ("processor", table.processor or table.device, state.cpu_model),
+        ("processor", table.processor or table.device, processor_of(state)),
         ("system", table.system, state.system),
         ("threads", str(table.threads), str(state.threads)),
     ]
