@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from edgeprune import console, files
 from edgeprune.candidates import SearchResult
 from edgeprune.cluster import Cluster, open_cluster
 from edgeprune.config import RESOLVED
-from edgeprune.devices import Device
+from edgeprune.devices import Device, OperatorTime
 from edgeprune.formulate import choices_of, token_levels
 from edgeprune.lower import Artifact
 from edgeprune.recover import Distilled
@@ -35,7 +35,9 @@ from edgeprune.steps import (
     score_stage,
     scored_examples,
     sites_stage,
+    solve_again_stage,
     solve_stage,
+    timing_stage,
     validate_stage,
 )
 from edgeprune.task import Task, load_task
@@ -96,17 +98,9 @@ def build(task: Task | str, **named: Any) -> BuildResult:
     settings = Settings(**named)
     with _opened(settings, STAGES) as (stages, cluster, device):
         planned = _planned(task, settings, stages, cluster, device)
-        search, found, dense = planned.search, planned.found, planned.dense
-        with stages.stage("recover"):
-            slim, distilled = recover_stage(
-                stages, search.sites, found.plan, search.task, planned.calibration, settings
-            )
-        with stages.stage("lower"):
-            artifact = lower_stage(slim, found.plan, planned.profile, search.lowering, settings)
-        with stages.stage("validate"):
-            verdict = validate_stage(stages, planned, slim, artifact, settings)
-            lowered = {"dense": dense, "pruned": artifact}
-            operators = operators_of(device, search.sites.program, lowered)
+        proved = _proved(planned, settings, stages)
+    planned, artifact, verdict = proved.planned, proved.artifact, proved.verdict
+    search, found = planned.search, planned.found
     report = compose(
         search=search,
         found=found,
@@ -114,15 +108,45 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         profile=planned.profile,
         budget=planned.budget,
         artifact=artifact,
-        distilled=distilled,
-        operators=operators,
+        distilled=proved.distilled,
+        operators=proved.operators,
         stages=stages.times,
-        command=command_of(planned, distilled, settings),
+        command=command_of(planned, proved.distilled, settings),
     )
     write_report(report, settings.out)
     _write_resolved(planned, settings)
     _conclude(verdict, settings)
     return BuildResult(settings.out, verdict, found, artifact)
+
+
+@dataclass(frozen=True)
+class _Proved:
+    planned: Planned
+    distilled: Distilled | None
+    artifact: Artifact
+    verdict: Verdict
+    operators: dict[str, Sequence[OperatorTime]]
+
+
+def _proved(planned: Planned, settings: Settings, stages: Stages) -> _Proved:
+    """The plan's finished file with its verdict; over budget, that of the next plan."""
+    while True:
+        search, found = planned.search, planned.found
+        with stages.stage("recover"):
+            slim, distilled = recover_stage(
+                stages, search.sites, found.plan, search.task, planned.calibration, settings
+            )
+        with stages.stage("lower"):
+            artifact = lower_stage(slim, found.plan, planned.profile, search.lowering, settings)
+        with stages.stage("validate"):
+            timing = timing_stage(stages, planned, slim, artifact)
+            other = solve_again_stage(stages, planned, artifact, timing, settings)
+            if other is None:
+                verdict = validate_stage(stages, planned, slim, artifact, timing, settings)
+                lowered = {"dense": planned.dense, "pruned": artifact}
+                operators = operators_of(search.device, search.sites.program, lowered)
+                return _Proved(planned, distilled, artifact, verdict, operators)
+        planned = other
 
 
 def plan(task: Task | str, **named: Any) -> SearchResult:
@@ -191,6 +215,8 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
     for name in ("criterion", "solver", "device", "threads"):
         if (value := getattr(settings, name)) != getattr(Settings, name):
             flags[name] = value
+    if settings.table:
+        flags["table"] = Path(settings.table).name
     if distilled:
         flags["recover-steps"] = distilled.steps
     else:
@@ -216,6 +242,8 @@ def _conclude(verdict: Verdict, settings: Settings) -> None:
     if verdict.scores is not None:
         name, before, after = verdict.scores.name, verdict.scores.dense, verdict.scores.file
         console.say(f"  {name} {100 * before:.2f} to {100 * after:.2f} on the test split")
+    if len(verdict.turns) > 1:
+        console.say(f"  {verdict.loop}")
     console.say(f"verdict: {verdict.status}" + (f" ({verdict.reason})" if verdict.reason else ""))
     console.say(f"see {settings.out / 'report.html'}")
 

@@ -60,6 +60,7 @@ _READERS: dict[str, Callable[[Table, str], Any]] = {
     "recover_steps": lambda table, key: table.whole(key, least=1),
     "device": Table.text,
     "cluster": Table.text,
+    "table": Table.text,
     "criterion": Table.text,
     "solver": Table.text,
 }

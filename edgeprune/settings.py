@@ -24,6 +24,7 @@ class Settings:
         budget: None takes the profile's.
         precision, runtime, delegate: as in ``Lowering``; None takes the profile's.
         device: "local", or None: the profile's device is not at hand.
+        table: a cost table's file, or its name of `edgeprune tables`; None measures one.
         threads: of the runtime on the device.
         cluster: ``host:port`` of the Ray cluster that does the work; None: this process.
         recover_minutes: of distillation at most; 0 leaves the least-squares refit alone.
@@ -38,6 +39,7 @@ class Settings:
     runtime: str | None = None
     delegate: Delegate | None = None
     device: str | None = None
+    table: str | None = None
     threads: int = 1
     cluster: str | None = None
     seed: int = 0

@@ -14,9 +14,9 @@ import torch
 
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
-from edgeprune.candidates import SearchResult
+from edgeprune.candidates import SearchResult, corrections
 from edgeprune.cluster import IN_PROCESS, Cluster
-from edgeprune.cost import CostTable, estimate_costs, measure_costs
+from edgeprune.cost import CostTable, adapt, estimate_costs, measure_costs, shelf
 from edgeprune.devices import (
     Device,
     OperatorTime,
@@ -25,7 +25,7 @@ from edgeprune.devices import (
     read_measurement,
     write_measurement,
 )
-from edgeprune.errors import InputError
+from edgeprune.errors import InfeasibleError, InputError
 from edgeprune.formulate import Choices
 from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
@@ -37,13 +37,13 @@ from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
 from edgeprune.program.graph import shape
 from edgeprune.recover import Distilled, distil, refit
-from edgeprune.search import Search
+from edgeprune.search import ROUNDS, Search, with_costs
 from edgeprune.settings import Settings
 from edgeprune.sites import Sites, find_sites
 from edgeprune.stages import Stages
 from edgeprune.task import Batch, Task, blaming, check_task, train_batches
 from edgeprune.validate import Predicted, Reference, Scored, Verdict, take_score, validate
-from edgeprune.validate.timing import MB_PER_MIB, check_latency
+from edgeprune.validate.timing import MB_PER_MIB, Timing, check_latency, over_budget
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,9 @@ def cost_stage(
     settings: Settings,
 ) -> CostTable:
     """What every piece costs on the device, written to ``table.json``."""
-    if device is None:
+    if settings.table:
+        table = adapt(shelf.find(settings.table), sites, lowering, device, settings.seed)
+    elif device is None:
         console.say("  no device at hand: costs are estimated from the profile")
         table = estimate_costs(sites, profile, lowering)
     else:
@@ -228,6 +230,12 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         lambda result, path: files.write_json(path, "search", result.to_json()),
         lambda path: SearchResult.from_json(files.read_json(path, "search")),
     )
+    _write_plan(search, found, settings)
+    return found
+
+
+def _write_plan(search: Search, found: SearchResult, settings: Settings) -> None:
+    """``plan.json``: the chosen plan with its certificate."""
     chosen = found.chosen
     found.plan.write(
         settings.out / "plan.json",
@@ -240,7 +248,6 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
     )
     word = "estimated" if chosen.measured_ms is None else "measured"
     console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
-    return found
 
 
 def recover_stage(
@@ -315,16 +322,72 @@ def lower_stage(
     return artifact
 
 
+def timing_stage(
+    stages: Stages, planned: Planned, slim: Program, artifact: Artifact
+) -> Timing | None:
+    """The finished file and the dense one, measured in turns; None without a device."""
+    search, dense = planned.search, planned.dense
+    device = search.device
+    if device is None:
+        return None
+    state = device.state()
+    key = (artifact.sha256, dense.sha256, device.name, state.cpu_model, state.threads)
+    return stages.keep(
+        stages.path("timing", *key, suffix=".json"),
+        lambda: check_latency(artifact, device, dense, slim.example_inputs, memory=True),
+        lambda timing, path: files.write_json(path, "timing", timing.to_json()),
+        lambda path: Timing.from_json(files.read_json(path, "timing")),
+    )
+
+
+def solve_again_stage(
+    stages: Stages, planned: Planned, artifact: Artifact, timing: Timing | None, settings: Settings
+) -> Planned | None:
+    """The loop closed by the finished file: another plan, where it is over budget.
+
+    None where it is not, where the rounds are spent, and where no other plan is within budget.
+    """
+    search, found = planned.search, planned.found
+    if timing is None:
+        return None
+    bounds = timing.resolve(planned.budget)
+    if not over_budget(timing, bounds):
+        return None
+    if len(corrections(found.rounds)) >= ROUNDS:
+        console.say(f"  over budget, and the table was corrected {ROUNDS - 1} times already")
+        return None
+    finished = with_costs(found.chosen, timing.pruned, bounds.percentile)
+    try:
+        other = stages.keep(
+            stages.path("search", artifact.sha256, asdict(bounds), suffix=".json"),
+            lambda: search.again(found, finished, bounds.latency_ms),
+            lambda result, path: files.write_json(path, "search", result.to_json()),
+            lambda path: SearchResult.from_json(files.read_json(path, "search")),
+        )
+    except InfeasibleError as error:
+        console.say(f"  the plan stays: {error}")
+        return None
+    if other.chosen.score is None:
+        console.say("  the plan stays: none that was measured is within the budget")
+        return None
+    _write_plan(search, other, settings)
+    return replace(planned, found=other)
+
+
 def validate_stage(
     stages: Stages,
     planned: Planned,
     slim: Program,
     artifact: Artifact,
+    timing: Timing | None,
     settings: Settings,
 ) -> Verdict:
     """The verdict on the lowered file, written to ``verdict.json``.
 
     A relative budget is judged against the dense file measured in turns with the pruned one.
+
+    Args:
+        timing: as of ``timing_stage``.
     """
     search, found, dense = planned.search, planned.found, planned.dense
     task, program, device = search.task, search.sites.program, search.device
@@ -339,9 +402,6 @@ def validate_stage(
     predicted = Predicted(
         found.chosen.predicted_ms, cost.peak_memory_mb * MB_PER_MIB, estimated=device is None
     )
-    timing = None
-    if device is not None:
-        timing = check_latency(artifact, device, dense, slim.example_inputs, memory=True)
     with contextlib.ExitStack() as stack:
         # The file can be checked here even where its speed cannot be measured.
         runtime = device or stack.enter_context(connect("local"))
@@ -356,6 +416,7 @@ def validate_stage(
             predicted=predicted,
             runtime=runtime,
         )
+    verdict = replace(verdict, turns=found.turns)
     verdict.write(settings.out)
     return verdict
 

@@ -67,6 +67,10 @@ def build_flags(
     device: Annotated[
         str | None, typer.Option(help="What measures; with --profile host that is local.")
     ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="Costs measured before: of `edgeprune tables`, or a file."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the runtime; 1.")] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster that does the work.")
@@ -156,6 +160,7 @@ def _task(asked: dict[str, Any]) -> Task:
 
 
 def _settings(asked: dict[str, Any]) -> Settings:
+    from edgeprune.cost import shelf
     from edgeprune.devices import DRIVERS
     from edgeprune.importance import CRITERIA, DEFAULT
     from edgeprune.settings import Settings
@@ -165,5 +170,7 @@ def _settings(asked: dict[str, Any]) -> Settings:
     CRITERIA.named(asked.get("criterion", DEFAULT))
     SOLVERS.named(asked.get("solver", "auto"))
     DRIVERS.named(asked.get("device", "local").partition(":")[0])
+    if "table" in asked:
+        shelf.find(asked["table"])
     settings = {key: value for key, value in asked.items() if key not in NOT_SETTINGS}
     return Settings(**settings)

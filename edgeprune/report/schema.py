@@ -350,6 +350,14 @@ class Report:
         """What to call a latency that was not measured: "predicted", or "estimated"."""
         return ESTIMATED if self.target.estimated else "predicted"
 
+    @property
+    def turns(self) -> dict[float, list[Candidate]]:
+        """Correction of the table -> all plans solved for with it, in order."""
+        found: dict[float, list[Candidate]] = {}
+        for each in self.rounds:
+            found.setdefault(each.correction, []).extend(each.candidates)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """As stored in ``report.json``."""
         return asdict(self)

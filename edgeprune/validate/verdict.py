@@ -65,6 +65,21 @@ class Predicted:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn of the closed loop: plans solved for with one correction of the cost table.
+
+    Attributes:
+        correction: the factor on the table's latency, from what was measured before.
+        plans: how many were measured.
+        over_budget: how many of them were over it.
+    """
+
+    correction: float
+    plans: int
+    over_budget: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether a lowered file is right, within budget, faster than dense and good enough.
 
@@ -75,6 +90,7 @@ class Verdict:
         timing: None where no device was at hand.
         predicted: None if nothing was predicted.
         sha256: of the file that was checked.
+        turns: how the plan was found; empty where nothing was searched for, or measured.
     """
 
     status: Status
@@ -84,6 +100,7 @@ class Verdict:
     timing: Timing | None
     predicted: Predicted | None
     sha256: str
+    turns: tuple[Turn, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -99,6 +116,15 @@ class Verdict:
         """The failed checks in one line, with their numbers; empty if all is well."""
         return "; ".join(str(check) for check in self.checks if check.passed is False)
 
+    @property
+    def loop(self) -> str:
+        """The closed loop in one line; empty if there was none."""
+        return "; ".join(
+            f"round {number}, table × {turn.correction:.3f}: "
+            f"{turn.over_budget} of {turn.plans} plans over budget"
+            for number, turn in enumerate(self.turns, 1)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As stored in ``verdict.json``."""
         return {
@@ -110,6 +136,7 @@ class Verdict:
             "scores": None if self.scores is None else asdict(self.scores),
             "predicted": None if self.predicted is None else asdict(self.predicted),
             "timing": None if self.timing is None else self.timing.to_json(),
+            "turns": [asdict(turn) for turn in self.turns],
         }
 
     @classmethod
@@ -127,6 +154,7 @@ class Verdict:
             timing=None if timing is None else Timing.from_json(timing),
             predicted=None if predicted is None else Predicted(**predicted),
             sha256=body["sha256"],
+            turns=tuple(Turn(**turn) for turn in body.get("turns", ())),
         )
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
