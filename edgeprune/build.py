@@ -101,7 +101,10 @@ def build(task: Task | str, **named: Any) -> BuildResult:
                 stages, search.sites, found.plan, search.task, planned.calibration, settings
             )
         with stages.stage("lower"):
-            artifact = lower_stage(slim, found.plan, planned.profile, search.lowering, settings)
+            artifact = lower_stage(
+                *(slim, found.plan, planned.profile, search.lowering, settings),
+                planned.calibration,
+            )
         with stages.stage("validate"):
             verdict = validate_stage(stages, planned, slim, artifact, settings)
             lowered = {"dense": dense, "pruned": artifact}
@@ -153,7 +156,7 @@ def _planned(
         damage = score_stage(stages, sites, choices, levels, calibration, settings)
     with stages.stage("cost"):
         table = cost_stage(sites, profile, lowering, device, levels, settings)
-        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget)
+        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget, calibration)
     with stages.stage("solve"):
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),

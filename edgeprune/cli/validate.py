@@ -51,12 +51,14 @@ def validate(
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         with console.progress("lowering the dense model", 1) as advance:
             uncut = scratch / f"dense{suffix}"
-            dense_file = lower(dense, uncut, artifact.lowering)
+            calibration = tuple(job.task.calibration())
+            dense_file = lower(dense, uncut, artifact.lowering, calibration)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
         device = opened.enter_context(connect(name, threads)) if name else None
         if device is None and asked:
             raise InputError("--budget: the device is not at hand, so nothing can be measured")
+        here = artifact.runnable is not None
         timing, bounds = None, _bounds_of(before, job.budget)
         if device is not None:
             example = dense.example_inputs
@@ -71,7 +73,7 @@ def validate(
             task=job.task,
             timing=timing,
             predicted=before.predicted,
-            runtime=device or opened.enter_context(connect("local")),
+            runtime=device or (opened.enter_context(connect("local")) if here else None),
         )
         if tflite_runtime:
             verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())

@@ -59,7 +59,7 @@ def measure_costs(
     plans = anchor_plans(sites, seed)
     path = samples_file(sites.program, device, lowering)
     known = read_samples(path)
-    points = list(_points(sites, blocks, plans, tokens))
+    points = list(sample_points(sites, blocks, plans, tokens))
     np.random.default_rng(seed).shuffle(points)  # type: ignore[arg-type]
     samples = take_samples(sites.program, device, lowering, points, path, known)
     samples = {point.name: samples[point.name] for point in points}
@@ -73,12 +73,13 @@ def measure_costs(
     )
 
 
-def _points(
+def sample_points(
     sites: Sites,
     blocks: Sequence[Block],
     plans: Mapping[str, Plan],
     tokens: Sequence[int] | None,
 ) -> Iterator[Point]:
+    """All that ``fit_table`` needs samples of."""
     for block in blocks:
         copies = copies_of(block)
         for units, count in sizes_of(block, tokens):

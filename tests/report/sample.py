@@ -194,7 +194,7 @@ def _target() -> Target:
     )
     return Target(
         *("host", "This machine", "AMD EPYC 9654", "executorch", "auto", "int8"),
-        *(False, None, sources),
+        *("cpu", False, None, sources),
     )
 
 
