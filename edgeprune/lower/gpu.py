@@ -47,8 +47,8 @@ def lower_for(
                 partitioner=[make(lowering)],
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),
             )
+            rows = tuple(_rows(edge.exported_program().graph_module, name))
             emitted = edge.to_executorch()
-        rows = tuple(_rows(edge.exported_program().graph_module, name))
         arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
         plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
         return Lowered(emitted.buffer, inputs, plain, rows, int(arena))

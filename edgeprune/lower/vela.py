@@ -17,6 +17,8 @@ VERSION = "5.2.0"
 ENVIRONMENT = Environment("ethos-u-vela", VERSION)
 LIMIT_S = 600.0
 KIB = 1024
+# What it puts behind the name of a tensor that a fused activation writes.
+FUSED = "_act"
 # What it says of an operator that it leaves to the CPU.
 _REFUSAL = re.compile(
     r"^Warning \(supported operators\) operator: \S+, ofm: '(?P<tensor>[^\n]*)'\n"
@@ -80,7 +82,10 @@ def compile_for(data: bytes, system: System) -> Compiled:
             npu_ms=float(summary["inference_time"]) * 1e3,
             clock_hz=float(summary["core_clock"]),
             arena_bytes=round(float(summary["sram_memory_used"]) * KIB),
-            refusals={found["tensor"]: found["reason"] for found in _REFUSAL.finditer(said)},
+            refusals={
+                found["tensor"].removesuffix(FUSED): found["reason"]
+                for found in _REFUSAL.finditer(said)
+            },
         )
 
 

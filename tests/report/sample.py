@@ -8,6 +8,7 @@ from dataclasses import replace
 from edgeprune.devices import DeviceState
 from edgeprune.report.schema import (
     ESTIMATED,
+    VENDOR_ESTIMATED,
     Bounds,
     Candidate,
     Comparison,
@@ -142,6 +143,21 @@ def not_measured() -> Report:
         operators=Operators((), ()),
         state=None,
     )
+
+
+def vendor_estimated() -> Report:
+    """The same, with costs by the compiler of an NPU."""
+    report = not_measured()
+    by_vendor = {
+        name: replace(model, p50_ms=replace(model.p50_ms, provenance=VENDOR_ESTIMATED))
+        for name, model in (("dense", report.dense), ("pruned", report.pruned))
+        if model.p50_ms
+    }
+    target = replace(
+        report.target, runtime="litert", delegate="off", accelerator="ethos-u55-256", note=None
+    )
+    costs = replace(report.costs, provenance=VENDOR_ESTIMATED)
+    return replace(report, target=target, costs=costs, **by_vendor)
 
 
 def bare() -> Report:
