@@ -150,8 +150,9 @@ def _planned(
         program, calibration = capture_stage(task)
     with stages.stage("sites"):
         sites = sites_stage(program, settings.out)
-        choices = choices_of(sites, profile.multiples)
+        choices = choices_of(sites, profile.multiples, lowering.axes)
         levels = token_levels(sites, profile.multiples)
+        levels = levels if "length" in lowering.axes else levels[:1]
     with stages.stage("score"):
         damage = score_stage(stages, sites, choices, levels, calibration, settings)
     with stages.stage("cost"):

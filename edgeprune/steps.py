@@ -97,6 +97,8 @@ def _check_accelerator(settings: Settings, lowering: Lowering) -> None:
     """Say what can be known of a file that nothing here runs."""
     offload = lowering.offload
     assert offload is not None
+    if not offload.selects:
+        console.say(f"  {offload.title}: no tokens are selected, which it cannot run")
     if settings.measured_on is not None:
         raise InputError(
             f"--device {settings.measured_on}: got accelerator {lowering.accelerator}, whose files "

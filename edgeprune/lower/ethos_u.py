@@ -244,4 +244,6 @@ for _name, _title, _system in (
         tools={ENVIRONMENT.package: VERSION},
         calibrated=True,
         estimates=True,
+        # Ranks are counted in comparisons, and 15 of their operators stay on the CPU.
+        selects=False,
     )(partial(lower_ethos_u, system=_system))

@@ -88,6 +88,12 @@ class Lowering:
         return None if self.accelerator == CPU else ACCELERATORS[self.accelerator]
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """What plans may cut without leaving the accelerator."""
+        selects = self.offload is None or self.offload.selects
+        return ("depth", "width", *(("length",) if selects else ()))
+
+    @property
     def words(self) -> dict[str, str]:
         """What was asked for, as flags and manifests say it."""
         names = ("precision", "runtime", "delegate", "accelerator")
@@ -225,6 +231,7 @@ class Offload(NamedTuple):
         tools: compiler -> version, of those in environments of their own.
         calibrated: whether activations need scales from calibration inputs.
         estimates: whether its compiler says what a file takes.
+        selects: whether it runs what selects tokens; else plans select none.
     """
 
     title: str
@@ -234,6 +241,7 @@ class Offload(NamedTuple):
     tools: Mapping[str, str]
     calibrated: bool
     estimates: bool
+    selects: bool
     lower_graph: LowerForAccelerator
 
 
@@ -250,15 +258,17 @@ def register_accelerator(
     tools: Mapping[str, str] | None = None,
     calibrated: bool = False,
     estimates: bool = False,
+    selects: bool = True,
 ) -> Callable[[LowerForAccelerator], LowerForAccelerator]:
     """Decorate ``lower(module, inputs, lowering, calibration) -> Lowered`` to offer it.
 
     Args:
-        title, runtime, precisions, packages, tools, calibrated, estimates: as in ``Offload``.
+        title, runtime, precisions, packages, tools: as in ``Offload``.
+        calibrated, estimates, selects: likewise.
     """
 
     def add(lower: LowerForAccelerator) -> LowerForAccelerator:
-        how = (packages, tools or {}, calibrated, estimates)
+        how = (packages, tools or {}, calibrated, estimates, selects)
         ACCELERATORS.add(name, Offload(title, runtime, precisions, *how, lower))
         return lower
 

@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from ai_edge_quantizer.calibrator import Calibrator
 from ai_edge_quantizer.qtyping import (
     ComputePrecision,
     OpQuantizationConfig,
@@ -21,6 +22,8 @@ from ai_edge_quantizer.qtyping import (
     TensorQuantizationConfig,
     TFLOperationName,
 )
+from ai_edge_quantizer.recipe_manager import RecipeManager
+from ai_edge_quantizer.utils.qsv_utils import min_max_update
 from torch.fx import GraphModule
 
 from edgeprune.lower.composites import as_composites
@@ -119,16 +122,21 @@ def quantise_all(data: bytes, signature: str, examples: Iterable[Tensors]) -> by
     Args:
         examples: inputs of the file, batch 1 each.
     """
-    ours = quantizer.Quantizer(data)
+    recipe = RecipeManager()
     everything = TFLOperationName.ALL_SUPPORTED
-    ours.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
+    recipe.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
     for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
-        ours.update_quantization_recipe(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        recipe.add_quantization_config(".*", edge, algorithm_key=AlgorithmName.NO_QUANTIZE)
     fed = [
         {f"args_{place}": each.numpy() for place, each in enumerate(narrowed(example))}
         for example in examples
     ]
-    quantised = ours.quantize(ours.calibrate({signature: fed})).quantized_model
+    # The usual calibration follows a moving average of minima and maxima, and clips what lies
+    # beyond: digits-vit's lowest cosine is then 0.80 instead of 0.986.
+    ranges = Calibrator(data, qsv_update_func=min_max_update)
+    ranges.calibrate({signature: fed}, recipe)
+    ours = quantizer.Quantizer(data, recipe.get_quantization_recipe())
+    quantised = ours.quantize(ranges.get_model_qsvs()).quantized_model
     assert quantised is not None
     return bytes(quantised)
 
