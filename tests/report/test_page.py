@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def _everywhere(noun: Any, text: str) -> Any:
     """The same report with ``text`` for every free text in it."""
-    keep = ("status", "precision", "runtime", "delegate", "axis", "provenance")
+    keep = ("status", "precision", "runtime", "delegate", "accelerator", "axis", "provenance")
     if is_dataclass(noun) and not isinstance(noun, type):
         changed = {
             field.name: value if field.name in keep else _everywhere(value, text)
