@@ -137,7 +137,10 @@ def _proved(planned: Planned, settings: Settings, stages: Stages) -> _Proved:
                 stages, search.sites, found.plan, search.task, planned.calibration, settings
             )
         with stages.stage("lower"):
-            artifact = lower_stage(slim, found.plan, planned.profile, search.lowering, settings)
+            artifact = lower_stage(
+                *(slim, found.plan, planned.profile, search.lowering, settings),
+                planned.calibration,
+            )
         with stages.stage("validate"):
             timing = timing_stage(stages, planned, slim, artifact)
             other = solve_again_stage(stages, planned, artifact, timing, settings)
@@ -176,13 +179,14 @@ def _planned(
         program, calibration = capture_stage(task)
     with stages.stage("sites"):
         sites = sites_stage(program, settings.out)
-        choices = choices_of(sites, profile.multiples)
+        choices = choices_of(sites, profile.multiples, lowering.axes)
         levels = token_levels(sites, profile.multiples)
+        levels = levels if "length" in lowering.axes else levels[:1]
     with stages.stage("score"):
         damage = score_stage(stages, sites, choices, levels, calibration, settings, cluster)
     with stages.stage("cost"):
         table = cost_stage(sites, profile, lowering, device, levels, settings)
-        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget)
+        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget, calibration)
     with stages.stage("solve"):
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),

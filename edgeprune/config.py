@@ -54,6 +54,7 @@ _READERS: dict[str, Callable[[Table, str], Any]] = {
     "precision": lambda table, key: table.text(key, among=PRECISIONS),
     "runtime": lambda table, key: table.text(key, among=RUNTIMES),
     "delegate": lambda table, key: table.text(key, among=DELEGATES),
+    "accelerator": Table.text,
     "threads": lambda table, key: table.whole(key, least=1),
     "seed": lambda table, key: table.whole(key, least=0),
     "recover_minutes": lambda table, key: table.number(key, or_zero=True),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.importance import DEFAULT
-from edgeprune.lower.lowering import Delegate, Precision
+from edgeprune.lower.lowering import CPU, Delegate, Precision
 
 # 40 steps bring a uniform plan of MiniLM from 72.6 to 79.2 points on the validation split, 120 to
 # 79.8; the joint one from 80.2 to 82.3 and 82.6.
@@ -22,7 +22,7 @@ class Settings:
 
     Attributes:
         budget: None takes the profile's.
-        precision, runtime, delegate: as in ``Lowering``; None takes the profile's.
+        precision, runtime, delegate, accelerator: as in ``Lowering``; None takes the profile's.
         device: "local", or None: the profile's device is not at hand.
         table: a cost table's file, or its name of `edgeprune tables`; None measures one.
         threads: of the runtime on the device.
@@ -38,6 +38,7 @@ class Settings:
     precision: Precision | None = None
     runtime: str | None = None
     delegate: Delegate | None = None
+    accelerator: str | None = None
     device: str | None = None
     table: str | None = None
     threads: int = 1
@@ -54,12 +55,14 @@ class Settings:
     @property
     def measured_on(self) -> str | None:
         """The device that measures; None where the profile's is not at hand."""
-        return self.device or ("local" if self.profile == "host" else None)
+        here = self.profile == "host" and self.accelerator in (None, CPU)
+        return self.device or ("local" if here else None)
 
     @property
     def asked_of_lowering(self) -> dict[str, Any]:
         """What is to be other than the profile's."""
-        asked = {key: getattr(self, key) for key in ("precision", "runtime", "delegate")}
+        keys = ("precision", "runtime", "delegate", "accelerator")
+        asked = {key: getattr(self, key) for key in keys}
         return {key: value for key, value in asked.items() if value is not None}
 
     @property

@@ -16,7 +16,14 @@ from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.candidates import SearchResult, corrections
 from edgeprune.cluster import IN_PROCESS, Cluster
-from edgeprune.cost import CostTable, adapt, estimate_costs, measure_costs, shelf
+from edgeprune.cost import (
+    CostTable,
+    adapt,
+    estimate_costs,
+    measure_costs,
+    shelf,
+    vendor_costs,
+)
 from edgeprune.devices import (
     Device,
     OperatorTime,
@@ -81,15 +88,37 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Lowering]:
             "Leave --threads out, or give --device."
         )
     budget = Budget.parse(settings.budget) if settings.budget else profile.budget
-    note = profile.lowering_note()
+    lowering = profile.lowering.asked(**settings.asked_of_lowering)
+    note = profile.lowering_note() if lowering.offload is None else None
     if note:
         console.say(f"  {note}")
-    if profile.estimated:
+    if lowering.offload is not None:
+        _check_accelerator(settings, lowering)
+    elif profile.estimated:
         console.say(f"  {profile.name}: speeds are not measured; every prediction is an estimate")
-    lowering = replace(profile.lowering, **settings.asked_of_lowering)
     lowering.check_packages()
     console.say(f"  {profile.title}, {lowering}, {budget}")
     return profile, budget, lowering
+
+
+def _check_accelerator(settings: Settings, lowering: Lowering) -> None:
+    """Say what can be known of a file that nothing here runs."""
+    offload = lowering.offload
+    assert offload is not None
+    if not offload.selects:
+        console.say(f"  {offload.title}: no tokens are selected, which it cannot run")
+    if settings.measured_on is not None:
+        raise InputError(
+            f"--device {settings.measured_on}: got accelerator {lowering.accelerator}, whose files "
+            "edgeprune runs nowhere. Leave --device out, or give --accelerator cpu."
+        )
+    if offload.estimates:
+        console.say(f"  {offload.title}: costs are its compiler's estimates; nothing is measured")
+    else:
+        console.say(
+            f"  {offload.title}: files are lowered, and neither run nor timed; costs are estimates "
+            "of the CPU alone"
+        )
 
 
 def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
@@ -170,6 +199,9 @@ def cost_stage(
     """What every piece costs on the device, written to ``table.json``."""
     if settings.table:
         table = adapt(shelf.find(settings.table), sites, lowering, device, settings.seed)
+    elif lowering.offload is not None and lowering.offload.estimates:
+        console.say(f"  costs are estimated by the compiler of the {lowering.offload.title}")
+        table = vendor_costs(sites, lowering, tokens=levels, seed=settings.seed)
     elif device is None:
         console.say("  no device at hand: costs are estimated from the profile")
         table = estimate_costs(sites, profile, lowering)
@@ -186,15 +218,17 @@ def dense_stage(
     lowering: Lowering,
     device: Device | None,
     budget: Budget,
+    calibration: tuple[Batch, ...] = (),
 ) -> tuple[Artifact, AbsoluteBudget]:
     """The uncut model as a file, and the budget in numbers, given what that file costs."""
     program = sites.program
     path = stages.path("dense", program.fingerprint, vars(lowering), suffix=lowering.suffix)
-    artifact = lower(program, path, lowering)
+    artifact = lower(program, path, lowering, calibration)
+    _say_fallbacks(artifact)
     if device is None:
         guess = table.predict(sites, Plan(program.fingerprint))
         costs = (guess.latency_ms, guess.peak_memory_mb, guess.size_mb)
-        word = "estimated"
+        word = table.provenance
     else:
         workload = Workload("dense", path, example_of(program))
         # Kept, because the budget in numbers follows from it: a resumed build asks the same.
@@ -246,7 +280,7 @@ def _write_plan(search: Search, found: SearchResult, settings: Settings) -> None
         },
         certificate=asdict(chosen.certificate) | {"weights": dict(chosen.weights)},
     )
-    word = "estimated" if chosen.measured_ms is None else "measured"
+    word = search.table.provenance if chosen.measured_ms is None else "measured"
     console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
 
 
@@ -305,12 +339,15 @@ def lower_stage(
     profile: Profile,
     lowering: Lowering,
     settings: Settings,
+    calibration: tuple[Batch, ...] = (),
 ) -> Artifact:
     """``model.pte`` or ``model.tflite`` with its delegation list and manifest."""
     out = settings.out
     for other in RUNTIMES.values():  # of an earlier build here
-        (out / f"model{other.suffix}").unlink(missing_ok=True)
-    artifact = lower(recovered, out / f"model{lowering.suffix}", lowering)
+        for stale in out.glob(f"model*{other.suffix}"):
+            stale.unlink()
+    artifact = lower(recovered, out / f"model{lowering.suffix}", lowering, calibration)
+    _say_fallbacks(artifact)
     delegation = write_delegation(out / "delegation.csv", artifact.delegation)
     body = manifest(
         artifact, plan.hash, profile.name, recovered.meta, [out / "plan.json", delegation]
@@ -374,6 +411,18 @@ def solve_again_stage(
     return replace(planned, found=other)
 
 
+def _say_fallbacks(artifact: Artifact) -> None:
+    """What an accelerator leaves to the CPU, and at what price; never silent."""
+    if artifact.lowering.offload is None:
+        return
+    left = [row for row in artifact.delegation if not row.delegated]
+    price = sum(float(row.assumed_ms or 0) for row in left)
+    priced = f", assumed to take {price:.3g} ms there" if price else ""
+    console.say(f"  {artifact.path.name}: {len(left)} operators stay on the CPU{priced}")
+    for row in artifact.fallbacks:
+        log.warning("%s falls back to the CPU: %s", row.node, row.why_not)
+
+
 def validate_stage(
     stages: Stages,
     planned: Planned,
@@ -402,9 +451,13 @@ def validate_stage(
     predicted = Predicted(
         found.chosen.predicted_ms, cost.peak_memory_mb * MB_PER_MIB, estimated=device is None
     )
+    if artifact.estimate is not None:
+        memory_mb = (artifact.size_bytes + artifact.estimate.arena_bytes) / 1e6
+        predicted = Predicted(artifact.estimate.latency_ms, memory_mb, estimated=True, vendor=True)
     with contextlib.ExitStack() as stack:
         # The file can be checked here even where its speed cannot be measured.
-        runtime = device or stack.enter_context(connect("local"))
+        here = artifact.runnable is not None
+        runtime = device or (stack.enter_context(connect("local")) if here else None)
         verdict = validate(
             artifact,
             device,

@@ -64,6 +64,9 @@ def build_flags(
         Literal["auto", "off"] | None,
         typer.Option(help="off: a file for apps without our library; the profile's if not given."),
     ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="An NPU or GPU, or cpu; the profile's if not given.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="What measures; with --profile host that is local.")
     ] = None,

@@ -59,7 +59,8 @@ def validate(
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         with console.progress("lowering the dense model", 1) as advance:
             uncut = scratch / f"dense{suffix}"
-            dense_file = lower(dense, uncut, artifact.lowering)
+            calibration = tuple(job.task.calibration())
+            dense_file = lower(dense, uncut, artifact.lowering, calibration)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
         cluster = opened.enter_context(open_cluster(job.settings.cluster))
@@ -68,6 +69,7 @@ def validate(
             raise InputError(
                 "--budget: the device is not at hand, so nothing can be measured. Add --device."
             )
+        here = artifact.runnable is not None
         timing, bounds = None, _bounds_of(before, job.budget)
         if at_hand is not None:
             example = dense.example_inputs
@@ -82,7 +84,7 @@ def validate(
             task=job.task,
             timing=timing,
             predicted=before.predicted,
-            runtime=at_hand or opened.enter_context(connect("local")),
+            runtime=at_hand or (opened.enter_context(connect("local")) if here else None),
         )
         if tflite_runtime:
             verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())

@@ -5,6 +5,7 @@ from edgeprune.cost.plans import random_plan
 from edgeprune.cost.rescale import adapt, rescale_costs
 from edgeprune.cost.roofline import estimate_costs
 from edgeprune.cost.table import CostTable, Prediction
+from edgeprune.cost.vendor import vendor_costs
 
 __all__ = [
     "CostTable",
@@ -14,4 +15,5 @@ __all__ = [
     "measure_costs",
     "random_plan",
     "rescale_costs",
+    "vendor_costs",
 ]

@@ -66,7 +66,7 @@ def measure_costs(
     """
     blocks = find_blocks(sites)
     plans = anchor_plans(sites, seed)
-    points = {point.name: point for point in _points(sites, blocks, plans, tokens)}
+    points = {point.name: point for point in sample_points(sites, blocks, plans, tokens)}
     later = {
         _chain_name(block, size)
         for block in blocks
@@ -121,12 +121,13 @@ def _ratios(
     }
 
 
-def _points(
+def sample_points(
     sites: Sites,
     blocks: Sequence[Block],
     plans: Mapping[str, Plan],
     tokens: Sequence[int] | None,
 ) -> Iterator[Point]:
+    """All that ``fit_table`` needs samples of."""
     for block in blocks:
         copies = copies_of(block)
         for units, count in sizes_of(block, tokens):

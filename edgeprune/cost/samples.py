@@ -114,6 +114,12 @@ def measure_calmly(
 def samples_file(program: Program, device: Device, lowering: Lowering) -> Path:
     """Where samples are kept: by graph (not weights), lowering, device, versions and code."""
     state = device.state()
+    ran_by = (device.name, state.cpu_model, state.threads)
+    return kept_samples(program, lowering, ran_by, state.versions)
+
+
+def kept_samples(program: Program, lowering: Lowering, *ran_by: object) -> Path:
+    """Where samples are kept that ``ran_by`` took, or estimated."""
     calls = [
         (op_name(node), node.name, shape(node), str(node.args), str(node.kwargs))
         for node in program.module.graph.nodes
@@ -124,8 +130,7 @@ def samples_file(program: Program, device: Device, lowering: Lowering) -> Path:
     key = files.content_hash(
         calls,
         vars(lowering),
-        (device.name, state.cpu_model, state.threads),
-        state.versions,
+        *ran_by,
         [files.sha256_of(path) for path in code],
     )
     return cache_dir() / "cost" / f"samples-{key}.json"

@@ -66,7 +66,7 @@ def numerics(report: Report) -> str:
     if found is None:
         return none("The file was not run: its outputs are unchecked.")
     what, relation = (
-        ("lowest cosine of any example", "at least")
+        ("mean cosine" if found.static else "lowest cosine of any example", "at least")
         if found.precision == "int8"
         else ("largest difference, relative to the largest output", "at most")
     )

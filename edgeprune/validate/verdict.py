@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeprune import files
+from edgeprune.cost.vendor import VENDOR_ESTIMATED
 from edgeprune.devices import write_measurement
 from edgeprune.errors import InputError
 from edgeprune.validate.check import Check
@@ -17,11 +18,18 @@ from edgeprune.validate.scores import Scores
 from edgeprune.validate.timing import Timing
 
 Status = Literal[
-    "met", "wrong_numerics", "not_measured", "over_budget", "not_faster", "below_score"
+    "met",
+    "wrong_numerics",
+    "fell_back",
+    "not_measured",
+    "over_budget",
+    "not_faster",
+    "below_score",
 ]
 EXIT_CODES: dict[Status, int] = {
     "met": 0,
     "wrong_numerics": 1,
+    "fell_back": 1,
     "not_faster": 1,
     "over_budget": 4,
     "below_score": 5,
@@ -33,19 +41,23 @@ DECIDES: dict[str, Status] = {
     "selection": "wrong_numerics",
     "score_kept": "wrong_numerics",
     "tflite_runtime": "wrong_numerics",
+    "on_accelerator": "fell_back",
     "latency_ms": "over_budget",
     "peak_memory_mb": "over_budget",
     "size_mb": "over_budget",
     "faster_than_dense": "not_faster",
     "score_floor": "below_score",
 }
+# Known without measuring.
+WRONG: tuple[Status, ...] = ("wrong_numerics", "fell_back")
 
 
 def status_of(checks: Iterable[Check], measured: bool) -> Status:
-    """What the checks come to: wrong numerics first, then whether anything was measured."""
+    """What the checks come to: what is wrong with the file, then whether anything was measured."""
     failed = {DECIDES[check.name] for check in checks if check.passed is False}
-    if "wrong_numerics" in failed:
-        return "wrong_numerics"
+    for wrong in WRONG:
+        if wrong in failed:
+            return wrong
     if not measured:
         return "not_measured"
     return next((status for status in DECIDES.values() if status in failed), "met")
@@ -57,11 +69,20 @@ class Predicted:
 
     Attributes:
         estimated: from a profile's numbers, not from pieces measured on the device.
+        vendor: by the compiler of the device's accelerator, of this very file.
     """
 
     latency_ms: float
     peak_memory_mb: float
     estimated: bool
+    vendor: bool = False
+
+    @property
+    def provenance(self) -> str:
+        """As it is said beside the numbers."""
+        if self.vendor:
+            return VENDOR_ESTIMATED
+        return "estimated" if self.estimated else "predicted"
 
 
 @dataclass(frozen=True)
