@@ -211,7 +211,7 @@ class Search:
                     lower(program, path, self.lowering)
                     workloads.append(Workload(candidate.plan.hash, path, example))
                     advance(1)
-            found = self.device.measure(workloads, rounds=MEASURED_ROUNDS, memory=memory)
+            found = self.device.measure_in_turns(workloads, MEASURED_ROUNDS, memory)
         measured = [_with_costs(c, found[c.plan.hash], self.bounds.percentile) for c in candidates]
         return found["dense"].percentile_ms(self.bounds.percentile), measured
 

@@ -196,7 +196,7 @@ def dense_stage(
         # Kept, because the budget in numbers follows from it: a resumed build asks the same.
         found = stages.keep(
             stages.path("dense", program.fingerprint, vars(lowering), table.hash, suffix=".json"),
-            lambda: device.measure([workload], rounds=DENSE_ROUNDS, memory=True)["dense"],
+            lambda: device.measure_in_turns([workload], DENSE_ROUNDS, memory=True)["dense"],
             lambda measured, file: write_measurement(file, measured),
             read_measurement,
         )

@@ -30,7 +30,7 @@ from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
 from edgeprune.validate.timing import MB_PER_MIB
 
-STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
+STATE = DeviceState("made up", "none", "none", None, (), None, (0,), 1, {})
 
 
 class Unscored(Task):
@@ -78,7 +78,7 @@ class ScriptedDevice:
         self.memory_mib: list[float] = []
         self.asked: list[list[str]] = []
 
-    def measure(
+    def measure_in_turns(
         self, workloads: Sequence[Workload], rounds: int = 50, memory: bool = False
     ) -> dict[str, Measurement]:
         assert all(each.path.stat().st_size > 1000 for each in workloads[1:])
@@ -88,7 +88,7 @@ class ScriptedDevice:
         times = {each.name: self.slow.get(each.name, took) for each in workloads}
         times["dense"] = self.dense_ms or took
         return {
-            name: Measurement(name, (ms,) * 3, 1.0, 1.0, heavy, 0.01, STATE)
+            name: Measurement(name, (ms,) * 3, 1.0, 5, 1.0, heavy, 0.01, STATE)
             for name, ms in times.items()
         }
 

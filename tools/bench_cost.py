@@ -84,8 +84,11 @@ def measured(
             loads = [workload(str(number), plans[number]) for number in numbers]
             timed = measure_calmly(device, [dense, *loads], ROUNDS)
             for number, load in zip(numbers, loads, strict=True):
-                peak = device.measure([load], 1, memory=True)[load.name].peak_memory_mb
-                found[number] = (replace(timed[load.name], peak_memory_mb=peak), timed["dense"])
+                alone = device.measure(load.path, load.inputs, 1, seconds=0, memory=True)
+                found[number] = (
+                    replace(timed[load.name], peak_memory_mb=alone.peak_memory_mb),
+                    timed["dense"],
+                )
                 load.path.unlink()
                 advance(1)
     return [found[number] for number in range(len(plans))]

@@ -138,7 +138,7 @@ def dense_rows(tokens: int, precision: str, rounds: int, threads: int = 1) -> li
         torch.no_grad(),
     ):
         made = dict(files(module, inputs, Path(folder), precision, stock=True))
-        found = device.measure(list(made.values()), rounds=rounds)
+        found = device.measure_in_turns(list(made.values()), rounds=rounds)
         wanted = module(*inputs)
         rows = []
         for (runtime, how), load in made.items():
@@ -183,7 +183,7 @@ def pruned_rows(
             for (runtime, how), load in files(each.module, inputs, own, precision, stock=False):
                 if how == OURS:
                     loads[runtime, name] = replace(load, name=f"{runtime} {name}")
-        found = device.measure(list(loads.values()), rounds=rounds)
+        found = device.measure_in_turns(list(loads.values()), rounds=rounds)
         for (runtime, name), load in loads.items():
             dense = found[loads[runtime, "dense"].name].min_ms
             measured = found[load.name]

@@ -87,7 +87,9 @@ class Bench:
         """Measured median latency of a file over the dense one's, in turns."""
         assert self.search.dense is not None
         dense = Workload("dense", self.search.dense, example_of(self.search.sites.program))
-        found = self.device.measure([dense, Workload("plan", path, example)], rounds=ROUNDS)
+        found = self.device.measure_in_turns(
+            [dense, Workload("plan", path, example)], rounds=ROUNDS
+        )
         return float(np.median(np.divide(found["plan"].samples_ms, found["dense"].samples_ms)))
 
     def quality(self, path: Path, tokens: int | None = None) -> dict[str, float]:

@@ -15,14 +15,17 @@ def devices() -> Outcome:
 
     with connect("local") as local:
         state = local.state()
+    (now,) = state.moments
     console.say(f"kinds: {', '.join(sorted(DRIVERS))}")
     facts = {
         "processor": state.cpu_model,
         "runs on processor": ", ".join(map(str, state.affinity)),
-        "clock": _with_unit(state.frequency_before_mhz, "MHz"),
+        "system": state.system,
+        "clock": _with_unit(now.frequency_mhz, "MHz"),
         "governor": state.governor or "not told",
-        "temperature": _with_unit(state.temperature_before_c, "°C"),
+        "temperature": _with_unit(now.temperature_c, "°C"),
         "load average": _with_unit(state.load_average, "processes"),
+        **state.facts,
         **state.versions,
     }
     console.say("local")

@@ -31,7 +31,7 @@ def measure(
         for each in artifact.signatures
     ] or [Workload(model.name, model, made_up_inputs(artifact.inputs))]
     with connect(device, threads=threads) as opened:
-        measured = opened.measure(loads, rounds=runs, memory=True)
+        measured = opened.measure_in_turns(loads, rounds=runs, memory=True)
     console.say(
         f"{model} on {device}, {threads} thread{'s' if threads > 1 else ''}, {artifact.lowering}, "
         f"{runs} runs"

@@ -96,7 +96,7 @@ def measure_calmly(
     """Timed in turns; again, a few times, while something else keeps the device busy."""
     tries = []
     for _ in range(TRIES):
-        found = device.measure(loads, rounds)
+        found = device.measure_in_turns(loads, rounds)
         runs = [each.samples_ms for each in found.values()]
         tries.append((max(float(np.median(each)) / fastest_ms(each) for each in runs), found))
         if tries[-1][0] <= CALM:
@@ -193,16 +193,20 @@ class _Session:
         samples = {}
         for point in points:
             load = loads[point.name]
-            peak = self.device.measure([load], 1, memory=True) if point.memory else None
+            peak = self._weighed(load) if point.memory else None
             samples[point.name] = Sample(
                 samples_ms=_rounded(measured[load.name].samples_ms),
                 dense_ms=_rounded(measured[DENSE].samples_ms),
                 size_bytes=load.path.stat().st_size,
                 working_set_bytes=alive[point.name],
-                peak_memory_mb=peak[load.name].peak_memory_mb if peak else None,
+                peak_memory_mb=peak,
                 date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             )
         return samples
+
+    def _weighed(self, load: Workload) -> float | None:
+        found = self.device.measure_in_turns([load], 1, memory=True, seconds=0.0)
+        return found[load.name].peak_memory_mb
 
     def _lowered(self, name: str, lowerable: Lowerable) -> Workload:
         module, inputs = lowerable

@@ -12,6 +12,7 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.measurement import (
     DeviceState,
     Measurement,
+    Moment,
     read_measurement,
     write_measurement,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "DeviceState",
     "LocalDevice",
     "Measurement",
+    "Moment",
     "OperatorTime",
     "Workload",
     "connect",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from edgeprune.devices import protocol
 from edgeprune.devices.measurement import DeviceState, Measurement
 from edgeprune.registry import Registry
 from edgeprune.task import Batch, Predict
@@ -49,17 +51,50 @@ class OperatorTime:
 
 
 class Device(Protocol):
-    """An open connection to a device. Leaving the ``with`` block leaves nothing running."""
+    """An open connection to a device. Leaving the ``with`` block leaves nothing running.
+
+    A driver derives from it, for ``measure`` and ``gate_c``, and brings the rest.
+    """
 
     name: str
 
+    gate_c: float | None = protocol.GATE_C
+    """The temperature that it is to cool to before a measurement; None does not wait."""
+
     def measure(
-        self, workloads: Sequence[Workload], rounds: int = 50, memory: bool = False
-    ) -> dict[str, Measurement]:
-        """Time the workloads in turns (A B A B …), ``rounds`` runs each after warm-up.
+        self,
+        file: str | os.PathLike[str],
+        inputs: Batch,
+        runs: int = protocol.RUNS,
+        *,
+        seconds: float = protocol.LEAST_S,
+        memory: bool = False,
+        signature: str = "",
+    ) -> Measurement:
+        """Time one file, as ``measure_in_turns`` does several.
 
         Args:
+            file: an artifact, or the path of a lowered file.
+            inputs: a batch of any size; its first example is run.
+        """
+        path = Path(file)
+        row = tuple(each[:1].contiguous() for each in inputs)
+        load = Workload(path.name, path, row, signature)
+        return self.measure_in_turns([load], runs, memory, seconds)[load.name]
+
+    def measure_in_turns(
+        self,
+        workloads: Sequence[Workload],
+        rounds: int = protocol.RUNS,
+        memory: bool = False,
+        seconds: float = protocol.LEAST_S,
+    ) -> dict[str, Measurement]:
+        """Time the workloads in turns (A B A B …) after warm-up; what each took, by name.
+
+        Args:
+            rounds: at least as many runs of each …
             memory: also measure each one's peak memory, in a fresh process each.
+            seconds: … and at least so long, all together.
         """
         ...
 
@@ -90,16 +125,23 @@ DRIVERS: Registry[Driver] = Registry("device")
 register_device = DRIVERS.register
 
 
-def connect(name: str, threads: int = 1, cpu: int | None = None) -> Device:
+def connect(
+    name: str, threads: int = 1, cpu: int | None = None, gate_c: float | None = None
+) -> Device:
     """Open a device; use it in a ``with`` block.
 
     Args:
         name: ``local``, or another registered kind with its address (``kind:address``).
         threads: of the runtime, each pinned to a processor.
-        cpu: the first processor to pin to; None takes the last ones the process may use.
+        cpu: the first processor to pin to; None takes the last ones of the fastest cluster.
+        gate_c: the temperature to cool to before a measurement; None takes what suits the kind of
+            device: 37 °C for a phone, 60 °C for a board or PC, which tells its processor's.
 
     Raises:
         InputError: no such kind of device, or more threads than processors.
     """
     kind, _, address = name.partition(":")
-    return DRIVERS.named(kind)(address, threads, cpu)
+    device = DRIVERS.named(kind)(address, threads, cpu)
+    if gate_c is not None:
+        device.gate_c = gate_c
+    return device

@@ -10,30 +10,32 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
+from edgeprune.devices import protocol
 from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
-from edgeprune.devices.measurement import DeviceState, Measurement
+from edgeprune.devices.measurement import DeviceState, Measurement, Moment
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.devices.runtimes import runtime_of
-from edgeprune.devices.state import frequency_mhz, local_state, temperature_c
+from edgeprune.devices.state import capacities, local_state, temperature_c
 from edgeprune.errors import InputError
 from edgeprune.task import Batch, Predict, batches
 
-WARMUP_RUNS = 5
 JOB_LIMIT_S = 1800.0
 # Handed to the worker at a time: 500 photographs at once are more than a container's /dev/shm.
 ROWS = 32
 MB = 2**20
 
 
-class LocalDevice:
+class LocalDevice(Device):
     """This machine, with the runtime in worker processes pinned to ``affinity``."""
 
     name = "local"
+    gate_c = protocol.DIE_GATE_C
 
     def __init__(self, threads: int, cpu: int | None) -> None:
         self.threads = threads
@@ -48,39 +50,46 @@ class LocalDevice:
     def __exit__(self, *reason: object) -> None:
         self._open.close()
 
-    def measure(
-        self, workloads: Sequence[Workload], rounds: int = 50, memory: bool = False
+    def measure_in_turns(
+        self,
+        workloads: Sequence[Workload],
+        rounds: int = protocol.RUNS,
+        memory: bool = False,
+        seconds: float = protocol.LEAST_S,
     ) -> dict[str, Measurement]:
-        """See ``Device.measure``.
+        """See ``Device.measure_in_turns``.
 
         Raises:
             InputError: a file is missing or the runtime cannot load it.
         """
-        state = self.state()
         with self._described(*workloads) as described, self._worker() as worker:
             jobs = [
                 {"name": load.name, **each} for load, each in zip(workloads, described, strict=True)
             ]
-            timed = worker.ask(
-                "measure", JOB_LIMIT_S, workloads=jobs, rounds=rounds, warmup=WARMUP_RUNS
+            if self.gate_c is not None:
+                protocol.cool_down(temperature_c, self.gate_c)
+            state = self.state()
+            answer = worker.ask(
+                "measure", JOB_LIMIT_S + seconds, workloads=jobs, rounds=rounds, seconds=seconds
             )
-        state = replace(
-            state,
-            frequency_after_mhz=frequency_mhz(self.affinity[0]),
-            temperature_after_c=temperature_c(),
+        moments = tuple(Moment(**each) for each in answer["moments"])
+        state = replace(state, moments=moments, gate_c=self.gate_c)
+        return {load.name: self._found(load, answer, state, memory) for load in workloads}
+
+    def _found(
+        self, load: Workload, answer: dict[str, Any], state: DeviceState, memory: bool
+    ) -> Measurement:
+        timed = answer["files"][load.name]
+        return Measurement(
+            name=load.name,
+            samples_ms=tuple(timed["samples_ms"]),
+            first_run_ms=timed["first_run_ms"],
+            warmup_runs=timed["warmup_runs"],
+            load_ms=timed["load_ms"],
+            peak_memory_mb=self.peak_memory_mb(load) if memory else None,
+            file_size_mb=load.path.stat().st_size / MB,
+            state=state,
         )
-        return {
-            load.name: Measurement(
-                name=load.name,
-                samples_ms=tuple(timed[load.name]["samples_ms"]),
-                first_run_ms=timed[load.name]["first_run_ms"],
-                load_ms=timed[load.name]["load_ms"],
-                peak_memory_mb=self.peak_memory_mb(load) if memory else None,
-                file_size_mb=load.path.stat().st_size / MB,
-                state=state,
-            )
-            for load in workloads
-        }
 
     def peak_memory_mb(self, workload: Workload) -> float:
         """Growth of a fresh process's resident set through loading and three runs."""
@@ -180,8 +189,7 @@ def _processors(threads: int, cpu: int | None) -> tuple[int, ...]:
     if not 1 <= threads <= len(allowed):
         raise InputError(f"got {threads} threads, wanted 1 to {len(allowed)} on this machine")
     if cpu is None:
-        # The first processor serves most interrupts.
-        return tuple(allowed[-threads:])
+        return protocol.processors(capacities(allowed), threads)
     if cpu not in allowed or allowed.index(cpu) + threads > len(allowed):
         raise InputError(f"got {threads} threads from processor {cpu}, this process has {allowed}")
     return tuple(allowed[allowed.index(cpu) :][:threads])

@@ -12,7 +12,6 @@ import errno
 import gc
 import json
 import os
-import statistics
 import sys
 import threading
 import time
@@ -21,11 +20,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from edgeprune.devices import protocol
 from edgeprune.devices.runtimes import RUNTIMES, Method, Runtime, runtime_of
-
-STABLE_RUNS = 5
-STABLE_WITHIN = 0.02
-WARMUP_LIMIT_S = 2.0
+from edgeprune.devices.state import moment
 
 
 class Worker:
@@ -68,8 +65,14 @@ class Worker:
             np.save(outputs.format(i=number), np.concatenate(column))
         return {"count": len(rows[0]) if rows else 0}
 
-    def measure(self, workloads: list[dict[str, Any]], rounds: int, warmup: int) -> dict[str, Any]:
-        """Load all, warm each up until it is stable, then time them in turns."""
+    def measure(
+        self, workloads: list[dict[str, Any]], rounds: int, seconds: float
+    ) -> dict[str, Any]:
+        """Load all, warm each up until it is stable, then time them in turns.
+
+        Answers the ``files`` by name, and looks at the machine as ``moments``.
+        """
+        looks = _Looks()
         timed: dict[str, dict[str, Any]] = {}
         runs: dict[str, Callable[[], object]] = {}
         for load in workloads:
@@ -80,14 +83,18 @@ class Worker:
             timed[name]["samples_ms"] = []
         gc.collect()
         gc.disable()
-        for run in runs.values():
-            _warm_up(run, warmup)
-        for _ in range(rounds):
+        for name, run in runs.items():
+            timed[name]["warmup_runs"] = _warm_up(run)
+        until, done = time.perf_counter() + seconds, 0
+        while done < rounds or (time.perf_counter() < until and done < protocol.MOST_RUNS):
+            done += 1
+            looks.if_due()
             for name, run in runs.items():
-                timed[name]["samples_ms"].append(_time_ms(run))
+                timed[name]["samples_ms"].append(round(_time_ms(run), 5))
+        looks.take()
         gc.enable()
         self.methods.clear()
-        return timed
+        return {"files": timed, "moments": looks.moments}
 
     def memory(self, path: str, inputs: str, signature: str = "") -> dict[str, Any]:
         """Peak resident memory from before loading through three runs, in MB."""
@@ -138,15 +145,34 @@ def _time_ms(run: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _warm_up(run: Callable[[], object], least: int) -> None:
-    """Run until two medians of five in a row agree within 2%, or for two seconds."""
-    until, recent = time.perf_counter() + WARMUP_LIMIT_S, [_time_ms(run) for _ in range(least)]
-    while time.perf_counter() < until:
-        recent += [_time_ms(run) for _ in range(STABLE_RUNS)]
-        now = statistics.median(recent[-STABLE_RUNS:])
-        before = statistics.median(recent[-2 * STABLE_RUNS : -STABLE_RUNS] or [0.0])
-        if abs(now - before) <= STABLE_WITHIN * now:
-            return
+def _warm_up(run: Callable[[], object]) -> int:
+    """Run until it is stable, or for two seconds; answers how often."""
+    until = time.perf_counter() + protocol.WARMUP_LIMIT_S
+    taken = [_time_ms(run) for _ in range(protocol.WARMUP_RUNS)]
+    while time.perf_counter() < until and not protocol.is_stable(taken):
+        taken += [_time_ms(run) for _ in range(protocol.STABLE_RUNS)]
+    return len(taken)
+
+
+class _Looks:
+    """At clock and temperature, the first now; between runs and seldom, for each reads files."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._cpu = min(os.sched_getaffinity(0))
+        self.moments: list[dict[str, float | None]] = []
+        self.take()
+
+    def if_due(self) -> None:
+        """One if the last is a second ago."""
+        if time.perf_counter() >= self._due:
+            self.take()
+
+    def take(self) -> None:
+        """One now."""
+        at_s = time.perf_counter() - self._started
+        self.moments.append(vars(moment(self._cpu, at_s)))
+        self._due = time.perf_counter() + protocol.MOMENT_S
 
 
 def _status_kb(key: str) -> int:

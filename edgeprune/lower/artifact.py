@@ -64,6 +64,10 @@ class Artifact:
     seconds: float
     signatures: tuple[Signature, ...] = ()
 
+    def __fspath__(self) -> str:
+        """Its path, so that an artifact goes wherever a file does."""
+        return str(self.path)
+
 
 def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> Artifact:
     """Lower ``program`` at batch 1 into the file ``out``, whole or not at all.

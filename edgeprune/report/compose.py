@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import edgeprune
 from edgeprune import files
@@ -48,6 +49,8 @@ from edgeprune.validate.timing import MB_PER_MIB
 
 # Points of a curve that a page can show.
 MOST_POINTS = 300
+# Of a device; its driver may tell more, of which some is the user's own.
+FACTS = ("screen", "charging", "battery", "virtual machine", "fixed performance mode", "emulated")
 HERE = measured_on("this machine")
 
 
@@ -115,6 +118,7 @@ def compose(
         delegation=_delegation(artifact),
         numerics=verdict.numerics,
         state=None if timing is None else _state(timing.pruned.state),
+        flags=() if timing is None else timing.flags,
         reproduce=Reproduce(
             command,
             found.plan.hash,
@@ -273,7 +277,8 @@ def _delegation(artifact: Artifact) -> Delegation:
 
 def _state(state: DeviceState) -> DeviceState:
     """The state with the kind of the device alone: its address is the user's."""
-    return DeviceState(**vars(state) | {"device": _kind(state.device)})
+    facts = {name: state.facts[name] for name in FACTS if name in state.facts}
+    return replace(state, device=_kind(state.device), facts=facts)
 
 
 def _kind(device: str) -> str:

@@ -320,6 +320,7 @@ class Report:
         comparison, numerics: None where the file could not be run.
         recovery: None where nothing was distilled.
         state: the device during the measurement; None without one.
+        flags: what speaks against the measured numbers.
     """
 
     title: str
@@ -340,6 +341,7 @@ class Report:
     delegation: Delegation
     numerics: Numerics | None
     state: DeviceState | None
+    flags: tuple[str, ...]
     reproduce: Reproduce
     stages: tuple[Stage, ...]
 

@@ -176,22 +176,27 @@ def state(report: Report) -> str:
     found = report.state
     if found is None:
         return none("No device was at hand: nothing was timed.")
-    rows = [
+    rows: list[tuple[str, str | None]] = [
         ("device", found.device),
         ("processor", found.cpu_model),
         ("threads", f"{found.threads}, on processors {', '.join(map(str, found.affinity))}"),
         ("governor", found.governor),
-        ("frequency", _change(found.frequency_before_mhz, found.frequency_after_mhz, "MHz")),
-        ("temperature", _change(found.temperature_before_c, found.temperature_after_c, "°C")),
+        ("frequency", _course([each.frequency_mhz for each in found.moments], "MHz")),
+        ("temperature", _course([each.temperature_c for each in found.moments], "°C")),
         ("load average before", digits(found.load_average, 2)),
+        ("system", found.system),
+        *found.facts.items(),
+        *(("caution", flag) for flag in report.flags),
     ]
-    return table((), [(name, escape(text or "not told")) for name, text in rows])
+    return table((), [(escape(name), escape(text or "not told")) for name, text in rows])
 
 
-def _change(before: float | None, after: float | None, unit: str) -> str:
-    if before is None and after is None:
+def _course(values: Sequence[float | None], unit: str) -> str:
+    told = [each for each in values if each is not None]
+    if not told:
         return "not told"
-    return f"{with_unit(before, unit)} before, {with_unit(after, unit)} after"
+    low, high, last = (with_unit(each, unit) for each in (min(told), max(told), told[-1]))
+    return f"{with_unit(told[0], unit)} before, {low} to {high} during, {last} after"
 
 
 def reproduce(report: Report) -> str:

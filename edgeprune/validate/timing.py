@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,13 @@ import numpy as np
 
 from edgeprune.budget import AbsoluteBudget, Budget
 from edgeprune.devices import Device, Measurement, Workload
+from edgeprune.devices.protocol import Interval, median_interval, ratio
 from edgeprune.errors import EdgepruneError
 from edgeprune.lower import Artifact
 from edgeprune.task import Batch
 from edgeprune.validate.check import Check, bound_check
 
 ROUNDS = 50
-Z95 = 1.959964
 # Devices count memory in 2**20 bytes, budgets in 10**6.
 MB_PER_MIB = 2**20 / 1e6
 
@@ -31,26 +30,27 @@ class Timing:
     @property
     def ratio(self) -> float:
         """The median, over turns, of pruned over dense latency."""
-        return float(np.median(np.divide(self.pruned.samples_ms, self.dense.samples_ms)))
+        return ratio(self.pruned.samples_ms, self.dense.samples_ms).value
 
     @property
     def saved_ms(self) -> float:
         """The median, over turns, of dense minus pruned latency."""
-        return float(np.median(self._differences))
+        return self._saved.value
 
     @property
     def saved_at_least_ms(self) -> float:
-        """The lower end of the 95% interval of ``saved_ms``.
-
-        From the ordered differences alone, so no shape of the noise is assumed.
-        """
-        ordered = np.sort(self._differences)
-        rank = math.floor((len(ordered) - Z95 * math.sqrt(len(ordered))) / 2)
-        return float(ordered[max(0, rank - 1)])
+        """The lower end of the 95% interval of ``saved_ms``."""
+        return self._saved.low
 
     @property
-    def _differences(self) -> np.ndarray:
-        return np.subtract(self.dense.samples_ms, self.pruned.samples_ms)
+    def _saved(self) -> Interval:
+        saved = np.subtract(self.dense.samples_ms, self.pruned.samples_ms)
+        return median_interval(saved.tolist())
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What speaks against either file's numbers."""
+        return tuple(dict.fromkeys((*self.pruned.flags, *self.dense.flags)))
 
     def resolve(self, budget: Budget) -> AbsoluteBudget:
         """The budget in numbers, given what the dense file cost in this very measurement.
@@ -106,7 +106,7 @@ def check_latency(
     """
     row = tuple(each[:1].contiguous() for each in example)
     loads = [Workload("dense", dense.path, row), Workload("pruned", artifact.path, row)]
-    measured = device.measure(loads, rounds, memory)
+    measured = device.measure_in_turns(loads, rounds, memory)
     return Timing(measured["pruned"], measured["dense"])
 
 

@@ -25,7 +25,7 @@ from edgeprune.surgery.pieces import chain
 
 INT8 = Lowering("int8")
 
-STATE = DeviceState("made up", "none", None, None, None, None, None, None, (0,), 1, {})
+STATE = DeviceState("made up", "none", "none", None, (), None, (0,), 1, {})
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_stopped_measurement_goes_on_where_it_was(
     assert again == found == read_samples(path)
     assert found["first"].peak_memory_mb and found["second"].peak_memory_mb is None
     assert found["first"].ratio > 0 and found["first"].working_set_bytes > 8 * 64 * 4
-    assert len(found["first"].samples_ms) == len(found["first"].dense_ms) == 10
+    assert len(found["first"].samples_ms) == len(found["first"].dense_ms) >= 10
 
 
 def test_samples_are_kept_by_shape_and_precision_not_by_weights(sites: Sites) -> None:
@@ -104,9 +104,9 @@ class Restless:
     def __init__(self, *script: tuple[float, ...]) -> None:
         self.script = list(script)
 
-    def measure(self, workloads: object, rounds: int) -> dict[str, Measurement]:
+    def measure_in_turns(self, workloads: object, rounds: int) -> dict[str, Measurement]:
         runs = self.script.pop(0)
-        return {"x": Measurement("x", runs, 1.0, 1.0, None, 1.0, STATE)}
+        return {"x": Measurement("x", runs, 1.0, 5, 1.0, None, 1.0, STATE)}
 
 
 QUIET, BUSY, BUSIER = (1.0,) * 20, (1.0,) * 5 + (1.3,) * 15, (1.0,) * 5 + (2.0,) * 15

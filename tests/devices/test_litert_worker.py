@@ -36,7 +36,7 @@ def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Wor
 
 def test_files_of_both_runtimes_are_measured_in_turns(files: dict[str, Workload]) -> None:
     with connect("local") as device:
-        found = device.measure(list(files.values()), rounds=6, memory=True)
+        found = device.measure_in_turns(list(files.values()), 6, memory=True, seconds=0)
     for name, measured in found.items():
         assert len(measured.samples_ms) == 6 and measured.load_ms > 0, name
         # Weights of 256 kB, and what a runtime keeps beside them; libraries do not count.
@@ -77,7 +77,7 @@ def test_a_file_cut_short_is_refused(workload: Workload, tmp_path: Path, size: i
     path = tmp_path / "cut.tflite"
     path.write_bytes(workload.path.read_bytes()[:size])
     with connect("local") as device, pytest.raises(InputError, match="could not load it"):
-        device.measure([Workload("cut", path, workload.inputs)])
+        device.measure_in_turns([Workload("cut", path, workload.inputs)])
     assert workers() == []
 
 
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_refused(workload: Workload, tmp_path: Path) -> None:
     path = tmp_path / "broken.tflite"
     path.write_bytes(data.tobytes())
     with connect("local") as device, pytest.raises(InputError, match="could not load it"):
-        device.measure([Workload("broken", path, workload.inputs)])
+        device.measure_in_turns([Workload("broken", path, workload.inputs)])
 
 
 def test_another_runtimes_file_under_this_ones_name_is_refused(
@@ -97,14 +97,14 @@ def test_another_runtimes_file_under_this_ones_name_is_refused(
         path = tmp_path / f"renamed{files[other].path.suffix}"
         path.write_bytes(files[one].path.read_bytes())
         with connect("local") as device, pytest.raises(InputError, match="could not load it"):
-            device.measure([Workload("renamed", path, files[one].inputs)])
+            device.measure_in_turns([Workload("renamed", path, files[one].inputs)])
 
 
 def test_a_file_of_no_runtime_says_what_there_is(workload: Workload, tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(workload.path.read_bytes())
     with connect("local") as device, pytest.raises(InputError, match=r"\.bin.*wanted .*\.tflite"):
-        device.measure([Workload("unknown", path, workload.inputs)])
+        device.measure_in_turns([Workload("unknown", path, workload.inputs)])
     assert runtime_of("model.tflite") in RUNTIMES
 
 
@@ -114,7 +114,7 @@ def test_wrong_inputs_fail_with_the_runtimes_reason(workload: Workload) -> None:
         connect("local") as device,
         pytest.raises(EdgepruneError, match="measure failed.*Dimension"),
     ):
-        device.measure([wrong])
+        device.measure_in_turns([wrong])
 
 
 def test_a_runtimes_module_loads_nothing_until_it_is_used() -> None:

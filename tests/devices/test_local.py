@@ -54,7 +54,7 @@ def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Wor
 def test_predictions_cost_little_more_than_the_runs_themselves(workload: Workload) -> None:
     batch = (torch.randn(1000, WIDTH),)
     with connect("local") as device:
-        run_ms = device.measure([workload], rounds=50)["model"].p50_ms
+        run_ms = device.measure_in_turns([workload], rounds=50)["model"].p50_ms
         with device.predictor(workload.path) as predict:
             predict(batch)
             seconds = []
@@ -82,7 +82,7 @@ def test_a_model_with_two_outputs_predicts_both(tmp_path: Path) -> None:
 def test_measurements_carry_samples_memory_size_and_state(workload: Workload) -> None:
     twin = Workload("twin", workload.path, workload.inputs)
     with connect("local", threads=1) as device:
-        found = device.measure([workload, twin], rounds=12, memory=True)
+        found = device.measure_in_turns([workload, twin], rounds=12, memory=True, seconds=0)
     measured = found["model"]
     assert set(found) == {"model", "twin"}
     assert len(measured.samples_ms) == 12
@@ -93,6 +93,9 @@ def test_measurements_carry_samples_memory_size_and_state(workload: Workload) ->
     assert measured.peak_memory_mb is not None
     assert 0.2 < measured.peak_memory_mb < 60
     assert measured.file_size_mb == pytest.approx(workload.path.stat().st_size / 2**20)
+    assert measured.max_ms == max(measured.samples_ms) and measured.warmup_runs >= 10
+    before, after = measured.state.moments
+    assert 0 <= before.at_s < after.at_s
     assert len(measured.state.affinity) == measured.state.threads == 1
     assert measured.state.cpu_model
     assert measured.state.versions["executorch"]
@@ -101,7 +104,7 @@ def test_measurements_carry_samples_memory_size_and_state(workload: Workload) ->
 def test_inputs_do_not_pile_up(workload: Workload) -> None:
     with connect("local") as device:
         assert isinstance(device, LocalDevice)
-        device.measure([workload], rounds=2, memory=True)
+        device.measure_in_turns([workload], rounds=2, memory=True)
         device.profile(workload)
         with device.predictor(workload.path) as predict:
             predict(workload.inputs)
@@ -110,7 +113,7 @@ def test_inputs_do_not_pile_up(workload: Workload) -> None:
 
 def test_measurement_json_reads_back_as_it_was(workload: Workload, tmp_path: Path) -> None:
     with connect("local") as device:
-        measured = device.measure([workload], rounds=10)["model"]
+        measured = device.measure_in_turns([workload], rounds=10)["model"]
     path = write_measurement(tmp_path / "measurement.json", measured)
     assert read_measurement(path) == measured
     path.write_text(path.read_text().replace('"first_run_ms"', '"other"'))
@@ -120,7 +123,7 @@ def test_measurement_json_reads_back_as_it_was(workload: Workload, tmp_path: Pat
 
 def test_trimming_leaves_out_a_tenth_on_either_side(workload: Workload) -> None:
     with connect("local") as device:
-        measured = device.measure([workload], rounds=10)["model"]
+        measured = device.measure_in_turns([workload], rounds=10)["model"]
     spiked = replace(measured, samples_ms=(1000.0, *[2.0] * 8, 0.001))
     assert spiked.trimmed_mean_ms == pytest.approx(2.0)
 
@@ -149,7 +152,7 @@ def test_a_file_cut_short_is_refused(workload: Workload, tmp_path: Path, size: i
     path = tmp_path / "cut.pte"
     path.write_bytes(workload.path.read_bytes()[:size])
     with connect("local") as device, pytest.raises(InputError, match="could not load it"):
-        device.measure([Workload("cut", path, workload.inputs)])
+        device.measure_in_turns([Workload("cut", path, workload.inputs)])
     assert workers() == []
 
 
@@ -161,12 +164,12 @@ def test_a_file_that_kills_the_runtime_kills_only_the_worker(
     path = tmp_path / "broken.pte"
     path.write_bytes(data.tobytes())
     with connect("local") as device, pytest.raises(InputError, match="could not load it"):
-        device.measure([Workload("broken", path, workload.inputs)])
+        device.measure_in_turns([Workload("broken", path, workload.inputs)])
 
 
 def test_a_missing_file_is_named(workload: Workload, tmp_path: Path) -> None:
     with connect("local") as device, pytest.raises(InputError, match=r"gone\.pte: no such file"):
-        device.measure([Workload("gone", tmp_path / "gone.pte", workload.inputs)])
+        device.measure_in_turns([Workload("gone", tmp_path / "gone.pte", workload.inputs)])
 
 
 def test_wrong_inputs_fail_with_the_runtimes_reason(workload: Workload) -> None:
@@ -175,7 +178,7 @@ def test_wrong_inputs_fail_with_the_runtimes_reason(workload: Workload) -> None:
         connect("local") as device,
         pytest.raises(EdgepruneError, match="measure failed") as caught,
     ):
-        device.measure([wrong])
+        device.measure_in_turns([wrong])
     assert caught.value.detail
 
 
@@ -185,7 +188,7 @@ def test_a_job_that_takes_too_long_is_stopped(workload: Workload, tmp_path: Path
     job = [{"name": "long", "path": str(workload.path), "inputs": str(inputs)}]
     with WorkerProcess((min(os.sched_getaffinity(0)),), 1) as worker:
         with pytest.raises(EdgepruneError, match="did not finish within 1 s"):
-            worker.ask("measure", 1.0, workloads=job, rounds=10**9, warmup=1)
+            worker.ask("measure", 1.0, workloads=job, rounds=10**9, seconds=0)
         assert not psutil.pid_exists(worker._process.pid)
 
 
@@ -197,7 +200,7 @@ def test_ctrl_c_leaves_no_worker_behind(workload: Workload) -> None:
         f"load = Workload('x', Path({str(workload.path)!r}), (torch.randn(1, {WIDTH}),))\n"
         "with connect('local') as device, device.predictor(load.path) as predict:\n"
         "    print('running', flush=True)\n"
-        "    device.measure([load], rounds=10**9)\n"
+        "    device.measure_in_turns([load], rounds=10**9)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -254,7 +257,7 @@ def test_workloads_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.Worker, "_runtime", lambda self, path: Noted())
     monkeypatch.setattr(worker, "_inputs", lambda path: [])
     loads = [{"name": name, "path": name, "inputs": ""} for name in "AB"]
-    timed = worker.Worker(io.StringIO(), 1).measure(loads, rounds=4, warmup=2)
+    timed = worker.Worker(io.StringIO(), 1).measure(loads, rounds=4, seconds=0)["files"]
     assert ran[-8:] == list("ABABABAB")
     assert all(len(timed[name]["samples_ms"]) == 4 for name in "AB")
 

@@ -135,7 +135,7 @@ def test_weights_that_layers_share_are_in_the_file_and_in_memory_once(tmp_path: 
     path.write_bytes(lowered.data)
     with connect("local") as device:
         load = Workload("repeated", path, inputs)
-        peak_mb = device.measure([load], rounds=2, memory=True)["repeated"].peak_memory_mb
+        peak_mb = device.measure_in_turns([load], rounds=2, memory=True)["repeated"].peak_memory_mb
     assert peak_mb is not None and peak_mb < 12, "each layer has packed weights of its own"
     got = run(lower_graph(Repeated(3).eval(), inputs, INT8), inputs, tmp_path)
     assert got.isfinite().all()
@@ -171,7 +171,7 @@ def test_two_models_run_in_one_process_and_are_profiled_by_operator(tmp_path: Pa
         path.write_bytes(lower_graph(encoder(seed=seed), encoder_inputs(), INT8).data)
         loads.append(Workload(name, path, encoder_inputs()))
     with connect("local") as device:
-        assert set(device.measure(loads, rounds=2)) == {"one", "two"}
+        assert set(device.measure_in_turns(loads, rounds=2)) == {"one", "two"}
         rows = {(row.op, row.delegate): row for row in device.profile(loads[0], runs=3)}
     assert rows["linear", "edgeprune"].calls == 12
     assert rows["attention", "edgeprune"].calls == 2
@@ -186,7 +186,7 @@ def test_a_damaged_region_is_refused(place: int, tmp_path: Path) -> None:
     path = tmp_path / "model.pte"
     path.write_bytes(data)
     with connect("local") as device, pytest.raises(InputError, match="could not load it"):
-        device.measure([Workload("damaged", path, encoder_inputs())], rounds=1)
+        device.measure_in_turns([Workload("damaged", path, encoder_inputs())], rounds=1)
 
 
 class Called(nn.Module):

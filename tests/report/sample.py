@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from edgeprune.devices import DeviceState
+from edgeprune.devices import DeviceState, Moment
 from edgeprune.report.schema import (
     ESTIMATED,
     Bounds,
@@ -78,20 +78,18 @@ def sample(layers: int = 6) -> Report:
         ),
         numerics=Numerics("int8", 64, 0.9972, 0.99, 3, (2, 5, 9, 31, 63), 0.041, 0.15),
         state=DeviceState(
-            *(
-                "this machine",
-                "AMD EPYC 9654",
-                "performance",
-                3700.0,
-                3694.0,
-                None,
-                None,
-                0.4,
-                (1,),
-                1,
-            ),
-            {"executorch": "1.5.1"},
+            device="this machine",
+            system="Linux 6.12 x86_64",
+            cpu_model="AMD EPYC 9654",
+            governor="performance",
+            moments=(Moment(0.0, 3700.0, None), Moment(1.9, 3694.0, None)),
+            load_average=0.4,
+            affinity=(1,),
+            threads=1,
+            versions={"executorch": "1.5.1"},
+            facts={"virtual machine": "yes"},
         ),
+        flags=("noisy: p10 to p90 spread over 31% of the median, wanted 20% at most",),
         reproduce=Reproduce(
             "edgeprune build --profile host --task minilm-20news --budget latency=60%",
             "9f2c41d0a7b3",
@@ -141,6 +139,7 @@ def not_measured() -> Report:
         costs=Costs(ESTIMATED, "2026-11-21T09:12:00+00:00", 0, {}),
         operators=Operators((), ()),
         state=None,
+        flags=(),
     )
 
 

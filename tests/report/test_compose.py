@@ -25,7 +25,7 @@ from edgeprune.validate import Predicted, Verdict
 from edgeprune.validate.scores import Scores
 from edgeprune.validate.timing import MB_PER_MIB, Timing
 
-STATE = DeviceState("ssh:anna@phone", "a CPU", None, None, None, None, None, None, (0,), 1, {})
+STATE = DeviceState("ssh:anna@phone", "Linux", "a CPU", None, (), None, (0,), 1, {})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def report_of(search: Search, found: SearchResult, timing: Timing | None) -> Rep
 
 
 def measured(name: str, ms: float) -> Measurement:
-    return Measurement(name, (ms,) * 5, 2 * ms, 30.0, 10.0, 20.0, STATE)
+    return Measurement(name, (ms,) * 5, 2 * ms, 5, 30.0, 10.0, 20.0, STATE)
 
 
 def test_the_damage_of_a_plan_is_what_the_solver_charged(
