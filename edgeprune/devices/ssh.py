@@ -41,16 +41,17 @@ class SshTransport(Transport):
             self._connection = self.ask(_connected(self.name, address), 2 * CONNECT_S)
             system, _, machine = self._said("uname", "-sm").partition(" ")
             self.target = target_of(machine, system.lower(), self.name)
-            self.folder = f"{self._said('pwd')}/.cache/edgeprune-device"
+            self.folder = f"{self._said('printenv', 'HOME')}/.cache/edgeprune-device"
         except BaseException:
             self._stop()
             raise
 
     def start(self, words: Sequence[str]) -> Stream:
         """See ``Transport.start``."""
-        command = shlex.join(words)
-        started = self._connection.create_process(command, encoding=None)
-        return _SshStream(self, self.ask(started, CONNECT_S))
+        return _SshStream(self, self.ask(self._started(shlex.join(words)), CONNECT_S))
+
+    async def _started(self, command: str) -> asyncssh.SSHClientProcess[bytes]:
+        return await self._connection.create_process(command, encoding=None)
 
     def properties(self) -> dict[str, str]:
         """Nothing that other systems do not tell."""
