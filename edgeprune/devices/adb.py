@@ -13,7 +13,7 @@ from adbutils import AdbClient, AdbDevice
 from adbutils.errors import AdbError
 
 from edgeprune.devices.transport import Ended, Stream, Transport, target_of
-from edgeprune.errors import DeviceError, InputError, LostError
+from edgeprune.errors import InputError, LostError
 
 # What adb's server answers at once; also what a device may take to accept data.
 ANSWER_S = 60.0
@@ -182,7 +182,9 @@ def _only_one(client: AdbClient) -> str:
     if len(ready) == 1:
         return ready[0]
     if ready:
-        raise InputError(f"adb: got {len(ready)} devices ({', '.join(ready)}); name one: adb:SERIAL")
+        raise InputError(
+            f"adb: got {len(ready)} devices ({', '.join(ready)}); name one: adb:SERIAL"
+        )
     states = ", ".join(f"{serial} is {state}" for serial, state in found.items())
     raise InputError(
         f"adb: no device is ready ({states or 'none is attached'}). Plug it in, allow USB "

@@ -89,9 +89,7 @@ class SshTransport(Transport):
 class _SshStream(Stream):
     """See ``Stream``."""
 
-    def __init__(
-        self, transport: SshTransport, process: asyncssh.SSHClientProcess[bytes]
-    ) -> None:
+    def __init__(self, transport: SshTransport, process: asyncssh.SSHClientProcess[bytes]) -> None:
         self._transport = transport
         self._process = process
 
@@ -117,8 +115,8 @@ class _SshStream(Stream):
         done = self._transport.ask(self._process.wait(), limit_s)
         if done.exit_status is None:
             raise LostError(f"{self._transport.name}: the connection was lost")
-        stdout, stderr = (bytes(each or b"") for each in (done.stdout, done.stderr))
-        return Ended(done.returncode or 0, stdout, stderr)
+        assert isinstance(done.stdout, bytes) and isinstance(done.stderr, bytes)  # no encoding
+        return Ended(done.returncode or 0, done.stdout, done.stderr)
 
     def close(self) -> None:
         self._transport.ask(self._closed(), STOP_S)
