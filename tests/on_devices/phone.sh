@@ -10,6 +10,7 @@ mount --make-rprivate /
 mount --bind "$root" "$mounts"
 mount -t proc proc "$mounts/proc"
 mount --rbind /dev "$mounts/dev"
+mount --rbind /sys "$mounts/sys"
 mount -t tmpfs -o size=700m tmpfs "$mounts/data/local/tmp"
 # Since Linux 6.7 each user namespace has formats of its own.
 mount -t binfmt_misc binfmt_misc "$mounts/binfmt"
