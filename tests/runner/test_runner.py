@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import torch
 from desks import Desk
 from models import inputs, model, noise
+from native_programs import BACKENDS, host_compiler
 from numpy.typing import NDArray
 
 from edgeprune.devices import connect
-from edgeprune.devices.bundle import Bundle, find_bundle, read_bundle, write_bundle
+from edgeprune.devices.bundle import Bundle, find_bundle, read_bundle, sdk, write_bundle
 from edgeprune.devices.runner import ANSWER, RUNTIMES, Given, Job, Subject, read_answer
 from edgeprune.errors import InputError
 from edgeprune.kernels import host_target
@@ -228,3 +230,18 @@ def test_a_bundle_runs_wherever_it_is_copied(desk: Desk, tmp_path: Path) -> None
 def test_a_bundle_for_a_phone_needs_the_ndk() -> None:
     with pytest.raises(InputError, match="Android's NDK: docs/runner.md"):
         find_bundle("aarch64-android")
+
+
+def test_cmake_builds_the_same_runner_for_one_s_own_compiler(desk: Desk, tmp_path: Path) -> None:
+    if host_compiler() is None:
+        pytest.skip("no C++ compiler for this machine: apt-get install g++")
+    cmake, build = str(Path(sys.executable).parent / "cmake"), str(tmp_path / "build")
+    config = f"-Dexecutorch_DIR={sdk('executorch', host_target())}/lib/cmake/executorch"
+    for words in (("-S", str(BACKENDS / "runner"), "-B", build, config), ("--build", build)):
+        subprocess.run([cmake, *words], check=True, capture_output=True)
+    wanted = desk.output(desk.job("run", vit(desk)))
+    with_program = [f"{build}/runner", str(desk.folder / "job")]
+    (desk.folder / "0.0").unlink()
+    subprocess.run(with_program, check=True, capture_output=True)
+    got = np.frombuffer((desk.folder / "0.0").read_bytes(), np.float32).reshape(wanted.shape)
+    assert (got == wanted).all()

@@ -103,7 +103,10 @@ def test_what_they_cannot_do_is_said() -> None:
         ),
         (lambda: ExecutorRunner().steps("", Job("run", "", (named,))), "one method"),
         (lambda: BenchmarkModel().steps("", job("run", "m.tflite")), "cannot do 'run'"),
-        (lambda: BenchmarkModel().steps("", Job("memory", "", (wide,))), "ids: benchmark_model reads .* int32"),
+        (
+            lambda: BenchmarkModel().steps("", Job("memory", "", (wide,))),
+            "ids: benchmark_model reads",
+        ),
         (lambda: vendor_runner("/opt/run_model"), "got a runner called run_model"),
     ):
         with pytest.raises(InputError, match=problem):
