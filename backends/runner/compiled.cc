@@ -272,8 +272,7 @@ class Compiled final : public Runtime {
     making = plugin;
     wrap = function<int(void*, void (*)(void*), Handle*)>(api_.library(), "LiteRtWrapDelegate");
     add({{}, our_name, our_version, our_hardware, ours_compiles, our_delegate});
-    add(**static_cast<Accelerator**>(
-        dlsym_or_fail("LiteRtStaticLinkedAcceleratorCpuDef")));
+    add(**static_cast<Accelerator**>(dlsym_or_fail("LiteRtStaticLinkedAcceleratorCpuDef")));
   }
 
   std::unique_ptr<Model> load(const ModelJob& model, bool traced) override {
@@ -298,8 +297,8 @@ class Compiled final : public Runtime {
     api_.call(what, "SetIsAcceleratorDelegateResponsibleForJitCompilation", accelerator,
               each.compiles);
     api_.call(what, "SetDelegateFunction", accelerator, each.create);
-    api_.call(what, "RegisterAccelerator", environment_, accelerator,
-              static_cast<void*>(nullptr), static_cast<void (*)(void*)>(nullptr));
+    api_.call(what, "RegisterAccelerator", environment_, accelerator, static_cast<void*>(nullptr),
+              static_cast<void (*)(void*)>(nullptr));
   }
 
   const Libraries libraries_;

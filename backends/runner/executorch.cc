@@ -48,17 +48,28 @@ T value(et::Result<T> result, const std::string& what) {
 
 std::string type_name(ScalarType type) {
   switch (type) {
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Bool: return "bool";
-    case ScalarType::BFloat16: return "bfloat16";
-    default: return "type " + std::to_string(static_cast<int>(type));
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    default:
+      return "type " + std::to_string(static_cast<int>(type));
   }
 }
 
@@ -70,8 +81,7 @@ class Tracer final : public et::EventTracer {
   et::EventTracerEntry start_profiling(const char* name, et::ChainID, et::DebugHandle) override {
     return started(name);
   }
-  et::EventTracerEntry start_profiling_delegate(const char* name,
-                                                et::DelegateDebugIntId) override {
+  et::EventTracerEntry start_profiling_delegate(const char* name, et::DelegateDebugIntId) override {
     return started(name);
   }
   void end_profiling(et::EventTracerEntry entry) override { ended(entry); }
@@ -172,14 +182,14 @@ class ExecutorchModel final : public Model {
       : file_(model.file),
         loader_(value(MmapDataLoader::from(file_.c_str(), MmapDataLoader::MlockConfig::NoMlock),
                       file_)),
-        program_(value(
-            et::Program::load(&loader_, et::Program::Verification::InternalConsistency), file_)),
+        program_(value(et::Program::load(&loader_, et::Program::Verification::InternalConsistency),
+                       file_)),
         meta_(value(program_.method_meta("forward"), file_)),
         memory_(meta_),
         planned_({memory_.spans.data(), memory_.spans.size()}),
         manager_(&loaded_, &planned_, &temporary_),
-        method_(value(program_.load_method("forward", &manager_, traced ? &tracer_ : nullptr),
-                      file_)) {
+        method_(
+            value(program_.load_method("forward", &manager_, traced ? &tracer_ : nullptr), file_)) {
     for (size_t i = 0; i < meta_.num_inputs(); ++i)
       inputs_.emplace_back(value(meta_.input_tensor_meta(i), file_));
   }
@@ -187,8 +197,7 @@ class ExecutorchModel final : public Model {
   std::vector<Tensor> inputs() const override {
     std::vector<Tensor> found;
     for (const Input& each : inputs_)
-      found.push_back(
-          {type_name(each.type), {each.sizes.begin(), each.sizes.end()}, each.bytes});
+      found.push_back({type_name(each.type), {each.sizes.begin(), each.sizes.end()}, each.bytes});
     return found;
   }
 

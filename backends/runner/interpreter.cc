@@ -45,7 +45,8 @@ struct Api {
   const char* (*Version)();
 
   explicit Api(void* library) {
-#define EP_FIND(name) name = function<std::remove_pointer_t<decltype(name)>>(library, "TfLite" #name)
+#define EP_FIND(name) \
+  name = function<std::remove_pointer_t<decltype(name)>>(library, "TfLite" #name)
     EP_FIND(ModelCreateFromFile);
     EP_FIND(InterpreterOptionsCreate);
     EP_FIND(InterpreterOptionsDelete);

@@ -16,8 +16,8 @@ Libraries opened(const Job& job) {
   found.threads = job.threads;
   for (const std::string& file : job.libraries) {
     void* library = load_library(file);
-    const bool runs = dlsym(library, "TfLiteInterpreterCreate") ||
-                      dlsym(library, "LiteRtCreateCompiledModel");
+    const bool runs =
+        dlsym(library, "TfLiteInterpreterCreate") || dlsym(library, "LiteRtCreateCompiledModel");
     if (runs ? found.runtime != nullptr : found.plugin != nullptr)
       fail(file, "there is one of its kind already; wanted LiteRT, and a delegate or none");
     if (runs) {
@@ -26,12 +26,10 @@ Libraries opened(const Job& job) {
       continue;
     }
     found.plugin.reset(new Plugin);
-    found.plugin->create =
-        function<std::remove_pointer_t<decltype(Plugin::create)>>(library,
-                                                                  "tflite_plugin_create_delegate");
+    found.plugin->create = function<std::remove_pointer_t<decltype(Plugin::create)>>(
+        library, "tflite_plugin_create_delegate");
     found.plugin->destroy = function<void(void*)>(library, "tflite_plugin_destroy_delegate");
-    found.plugin->time =
-        reinterpret_cast<decltype(Plugin::time)>(dlsym(library, "ep_litert_time"));
+    found.plugin->time = reinterpret_cast<decltype(Plugin::time)>(dlsym(library, "ep_litert_time"));
   }
   if (!found.runtime)
     fail("library", "none has LiteRT. Give libLiteRt.so, libtensorflowlite_c.so or _jni.so");
@@ -71,15 +69,16 @@ void Plugin::add_times(void* delegate, std::vector<Event>& events) const {
                                 [&](const Event& event) { return event.name == seen; }),
                  events.end());
     // What one call took is not told, only how many there were.
-    const double ms = static_cast<double>(each->nanoseconds) / 1e6 / static_cast<double>(each->calls);
+    const double ms =
+        static_cast<double>(each->nanoseconds) / 1e6 / static_cast<double>(each->calls);
     events.insert(events.end(), static_cast<size_t>(each->calls), {each->name, ms});
   }
 }
 
 Element element(int type) {
   static const std::map<int, Element> known = {
-      {1, {"float32", 4}}, {2, {"int32", 4}},   {3, {"uint8", 1}},    {4, {"int64", 8}},
-      {6, {"bool", 1}},    {7, {"int16", 2}},   {9, {"int8", 1}},     {10, {"float16", 2}},
+      {1, {"float32", 4}},  {2, {"int32", 4}},   {3, {"uint8", 1}},   {4, {"int64", 8}},
+      {6, {"bool", 1}},     {7, {"int16", 2}},   {9, {"int8", 1}},    {10, {"float16", 2}},
       {11, {"float64", 8}}, {16, {"uint32", 4}}, {17, {"uint16", 2}}, {19, {"bfloat16", 2}},
   };
   const auto found = known.find(type);

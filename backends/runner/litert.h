@@ -28,7 +28,8 @@ struct Plugin {
     const char* name;
     int64_t nanoseconds, calls;
   };
-  void* (*create)(const char** keys, const char** values, size_t count, void (*report)(const char*));
+  void* (*create)(const char** keys, const char** values, size_t count,
+                  void (*report)(const char*));
   void (*destroy)(void* delegate);
   Time* (*time)(void* delegate, int32_t op);  // null: it does not tell
 

@@ -226,8 +226,7 @@ class Session {
         .add("memory_bytes", json::number(subject.memory_bytes))
         .add("rows", json::number(static_cast<double>(subject.rows)))
         .add("outputs", json::list(subject.model->outputs(), output))
-        .add("operators",
-             subject.profiled ? json::list(subject.operators, as_it_is) : "null")
+        .add("operators", subject.profiled ? json::list(subject.operators, as_it_is) : "null")
         .str();
   }
 

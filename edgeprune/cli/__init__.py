@@ -12,6 +12,7 @@ from edgeprune.cli import (
     plan,
     profiles,
     report,
+    runner,
     validate,
 )
 from edgeprune.cli.app import app, main
@@ -30,5 +31,6 @@ __all__ = [
     "plan",
     "profiles",
     "report",
+    "runner",
     "validate",
 ]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,15 @@ from typing import Any
 from edgeprune import console, files
 from edgeprune.cache import cache_dir
 from edgeprune.errors import InputError
-from edgeprune.kernels.build import ADAPTER_FLAGS, ZIG, build_library, sources, zig
+from edgeprune.kernels.build import (
+    ADAPTER_FLAGS,
+    KERNEL_FLAGS,
+    LINK_FLAGS,
+    ZIG,
+    build_library,
+    sources,
+    zig,
+)
 from edgeprune.kernels.libraries import LIBRARIES
 from edgeprune.kernels.targets import Target, host_target, target_named
 
@@ -66,8 +75,9 @@ class Bundle:
             runtime: the runner's name for it.
             delegate: whether the file calls our delegate.
         """
-        ours = (_DELEGATES[runtime],) if delegate else ()
-        return tuple(self.folder / name for name in ((_LITERT,) if runtime == "litert" else ()) + ours)
+        names = [_LITERT] if runtime == "litert" else []
+        names += [_DELEGATES[runtime]] if delegate else []
+        return tuple(self.folder / name for name in names)
 
 
 def find_bundle(target: str) -> Bundle:
@@ -113,7 +123,7 @@ def write_bundle(bundle: Bundle, out: Path) -> Bundle:
     known = {path.name for path in bundle.folder.iterdir()}
     strange = [path.name for path in out.glob("*") if path.name not in known]
     if strange:
-        raise InputError(f"{out}: has files of its own, such as {strange[0]}. Choose another --out.")
+        raise InputError(f"{out}: has files of its own: {strange[0]}. Choose another --out.")
     try:
         shutil.copytree(bundle.folder, out, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
@@ -160,22 +170,27 @@ def _make(folder: Path, target: str, wanted: Target, versions: dict[str, str]) -
 
 def _compile(target: Target, executorch: Path, out: Path) -> None:
     held = sorted((sources() / "runner").glob("*.cc"))
-    flags = (*ADAPTER_FLAGS, *LIBRARIES["executorch"].compile_flags(executorch))
+    flags = (*ADAPTER_FLAGS, *LIBRARIES["executorch"].compile_flags(executorch), "-c")
     with (
         tempfile.TemporaryDirectory() as folder,
         console.progress("compiling the runner", len(held) + 1, "files") as advance,
+        ThreadPoolExecutor(2) as pool,
     ):
-        objects = [Path(folder, f"{source.stem}.o") for source in held]
-        for source, made in zip(held, objects, strict=True):
-            zig("c++", target, *flags, "-c", str(source), "-o", str(made))
+        objects = [str(Path(folder, f"{source.stem}.o")) for source in held]
+        jobs = zip(map(str, held), objects, strict=True)
+        done = pool.map(lambda job: zig("c++", target, *flags, job[0], "-o", job[1]), jobs)
+        for source, _ in zip(held, done, strict=True):
             advance(note=source.name)
-        linked = (f"-l:{name}" for name in _EXECUTORCH)
-        zig(
-            *("c++", target, *map(str, objects), f"-L{executorch}/lib", "-Wl,--no-as-needed"),
-            *(*linked, "-Wl,--as-needed", "-ldl", "-Wl,-rpath,$ORIGIN", "-Wl,-s"),
-            *("-Wl,--allow-shlib-undefined", "-o", str(out)),
-        )
+        zig("c++", target, *objects, *_link_flags(executorch), "-o", str(out))
         advance(note=PROGRAM)
+
+
+def _link_flags(executorch: Path) -> tuple[str, ...]:
+    linked = tuple(f"-l:{name}" for name in _EXECUTORCH)
+    return (
+        *(f"-L{executorch}/lib", "-Wl,--no-as-needed", *linked, "-Wl,--as-needed", "-ldl"),
+        *("-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined", "-Wl,-s"),
+    )
 
 
 def _download(package: str, version: str, target: Target, folder: Path) -> None:
@@ -197,12 +212,11 @@ def _download(package: str, version: str, target: Target, folder: Path) -> None:
         )
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as held:
-        # A fifth of it: no Python.
-        kept = [name for name in held.namelist() if name.endswith((".so", ".h")) and _is_native(name)]
-        held.extractall(folder / "unpacked", kept)
+        held.extractall(folder / "unpacked", [name for name in held.namelist() if _is_native(name)])
 
 
 def _is_native(name: str) -> bool:
+    """Of a wheel's files, a fifth: the rest is Python."""
     return name.split("/")[1] in ("include", "lib", _LITERT)
 
 
@@ -214,4 +228,5 @@ def _key(target: Target, versions: dict[str, str]) -> str:
         for folder in folders
         for file in sorted((sources() / folder).glob("*"))
     ]
-    return files.content_hash(held, ADAPTER_FLAGS, vars(target), versions, ZIG)
+    flags = (KERNEL_FLAGS, ADAPTER_FLAGS, LINK_FLAGS)
+    return files.content_hash(held, flags, vars(target), versions, ZIG)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
@@ -36,10 +35,12 @@ class Given:
     Attributes:
         type: as PyTorch calls it; ``int64`` also where the file takes ``int32``.
         file: any number of rows behind each other.
+        shape: of one row, batch 1.
     """
 
     type: str
     file: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _word(text: str) -> str:
     return "%2D" if text == "-" else quote(text, safe="/._-+,")
 
 
-def _subject(each: Subject) -> Sequence[object]:
+def _subject(each: Subject) -> tuple[object, ...]:
     inputs = (f"{given.type}:{_word(given.file)}" for given in each.inputs)
     signature = _word(each.signature) if each.signature else "-"
     return ("model", _word(each.name), _word(each.file), signature, *inputs)
