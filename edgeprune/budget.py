@@ -139,6 +139,20 @@ class Budget:
             latency_share=self.latency.value if self.latency and self.latency.relative else None,
         )
 
+    def in_numbers(self) -> AbsoluteBudget:
+        """The bounds where no dense model is at hand.
+
+        Raises:
+            InputError: one is relative to it, or a score is asked for.
+        """
+        bounds = (self.latency, self.peak_memory, self.size)
+        if self.min_score is not None or any(each and each.relative for each in bounds):
+            raise InputError(
+                f'budget "{self}": only a file is measured here, without a dense model or a task; '
+                'wanted numbers, as in "latency=12ms,memory=40MB"'
+            )
+        return self.resolve(0.0, 0.0, 0.0)
+
     def __str__(self) -> str:
         latency_key = "latency" if self.percentile == 50 else f"latency.p{self.percentile}"
         written = [

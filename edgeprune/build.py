@@ -205,6 +205,8 @@ def _conclude(verdict: Verdict, settings: Settings) -> None:
     if verdict.timing is not None:
         pruned, dense = verdict.timing.pruned.p50_ms, verdict.timing.dense.p50_ms
         console.say(f"  {dense:.2f} ms to {pruned:.2f} ms ({100 * pruned / dense:.0f}%), measured")
+        for flag in verdict.timing.flags:
+            console.say(f"  {flag}")
     if verdict.scores is not None:
         name, before, after = verdict.scores.name, verdict.scores.dense, verdict.scores.file
         console.say(f"  {name} {100 * before:.2f} to {100 * after:.2f} on the test split")

@@ -274,7 +274,38 @@ def test_apply_lower_and_measure_go_from_a_plan_to_milliseconds(
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["plan"] == applied["plan"] and manifest["profile"] == "pixel8"
     measured = json.loads(edgeprune("measure", model, "--runs", 3, "--json").stdout)
-    assert len(measured["samples_ms"]) == 3 and measured["peak_memory_mb"] > 0
+    assert len(measured["samples_ms"]) >= 3 and measured["peak_memory_mb"] > 0
+
+
+def test_two_files_are_measured_in_turns_and_one_for_minutes(built: tuple[Path, Ended]) -> None:
+    model = built[0] / "model.pte"
+    ended = edgeprune("measure", model, model, "--runs", 9, "--json")
+    document = json.loads(ended.stdout)
+    (ratio,) = document["ratios"].values()
+    assert ratio["low"] <= ratio["value"] <= ratio["high"]
+    counts = {len(each["samples_ms"]) for each in document["models"].values()}
+    assert len(document["models"]) == 2 and len(counts) == 1 and min(counts) >= 9
+    assert "'s time (95%: " in ended.stderr
+    ended = edgeprune("measure", model, "--sustained", 0.001, "--json")
+    document = json.loads(ended.stdout)
+    assert sum(each["runs"] for each in document["windows"]) == len(document["samples_ms"])
+    refused = edgeprune("measure", model, model, "--sustained", 1, "--quiet")
+    assert refused.exit_code == 2 and "got 2 files or signatures, wanted one" in refused.message
+
+
+def test_a_build_is_held_to_a_latency_on_another_device(
+    built: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    ended = edgeprune("validate", built[0], "--device", "local", "--quiet")
+    assert ended.exit_code == 2 and "is no Google Pixel 8" in ended.message
+    out = shutil.copytree(built[0], tmp_path / "out")
+    used = (out / "resolved.toml").read_text()
+    (out / "resolved.toml").write_text(used.replace('"pixel8"', '"host"'))
+    words = ("validate", out, "--device", "local", "--json", "--budget")
+    ended = edgeprune(*words, "latency=0.001us")
+    assert ended.exit_code == 4 and json.loads(ended.stdout)["status"] == "over_budget"
+    ended = edgeprune(*words, "latency=1s")
+    assert {c["name"]: c for c in json.loads(ended.stdout)["checks"]}["latency_ms"]["passed"]
 
 
 def _failing(error: BaseException) -> typer.Typer:

@@ -102,8 +102,8 @@ def read_job(**flags: Any) -> Job:
     return Job(task, _settings(asked))
 
 
-def read_resolved(folder: Path) -> Job:
-    """The job that a build folder was made by.
+def read_resolved(folder: Path, **other: Any) -> Job:
+    """The job that a build folder was made by, with ``other`` settings where they are given.
 
     Raises:
         InputError: it is no build folder, or the build did not finish.
@@ -112,6 +112,7 @@ def read_resolved(folder: Path) -> Job:
     if not file.is_file():
         raise InputError(f"{folder}: no {RESOLVED} in it. Give the folder of a finished build.")
     asked = load_config(file) | {"out": str(folder)}
+    asked |= {key: value for key, value in other.items() if value is not None}
     _check(asked)
     return Job(_task(asked), _settings(asked))
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def validate(
     folder: Annotated[Path, typer.Argument(metavar="BUILD_DIR", help="A finished build.")],
     budget: Annotated[str | None, typer.Option(help="Another one than it was built for.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="What measures; that of the build if not given.")
+    ] = None,
     tflite_runtime: Annotated[
         bool, typer.Option("--tflite-runtime", help="Check it in tflite-runtime 2.14 too.")
     ] = False,
@@ -34,14 +37,18 @@ def validate(
     Reads the task's test split again.
     """
     from edgeprune.devices import connect
+    from edgeprune.host import check_is_host
     from edgeprune.lower import Lowering, lower
+    from edgeprune.profile import load_profile
     from edgeprune.program import Program
     from edgeprune.steps import capture_stage
     from edgeprune.validate import Reference, Verdict, check_latency, with_tflite_runtime
     from edgeprune.validate import validate as check
 
     asked = Budget.parse(budget) if budget else None
-    job = read_resolved(folder)
+    job = read_resolved(folder, device=device)
+    if job.settings.device == "local" and job.settings.profile != "host":
+        check_is_host(load_profile(job.settings.profile))
     suffix = Lowering(**job.settings.asked_of_lowering).suffix
     artifact = read_artifact(folder / f"model{suffix}")
     before = Verdict.read(folder / "verdict.json")
@@ -54,24 +61,26 @@ def validate(
             dense_file = lower(dense, uncut, artifact.lowering)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
-        device = opened.enter_context(connect(name, threads)) if name else None
-        if device is None and asked:
-            raise InputError("--budget: the device is not at hand, so nothing can be measured")
+        at_hand = opened.enter_context(connect(name, threads)) if name else None
+        if at_hand is None and asked:
+            raise InputError(
+                "--budget: the device is not at hand, so nothing can be measured. Add --device."
+            )
         timing, bounds = None, _bounds_of(before, job.budget)
-        if device is not None:
+        if at_hand is not None:
             example = dense.example_inputs
-            timing = check_latency(artifact, device, dense_file, example, memory=True)
+            timing = check_latency(artifact, at_hand, dense_file, example, memory=True)
             bounds = timing.resolve(asked or job.budget)
         verdict = check(
             artifact,
-            device,
+            at_hand,
             bounds=bounds,
             recovered=slim,
             dense=Reference(dense, dense_file),
             task=job.task,
             timing=timing,
             predicted=before.predicted,
-            runtime=device or opened.enter_context(connect("local")),
+            runtime=at_hand or opened.enter_context(connect("local")),
         )
         if tflite_runtime:
             verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())
@@ -107,4 +116,6 @@ def _say(verdict: Verdict, folder: Path) -> None:
             f"{scores.name}: {scores.dense:.4f} dense, {scores.file:.4f} pruned "
             f"({scores.difference:+.4f}{sure})"
         )
+    for flag in verdict.timing.flags if verdict.timing else ():
+        console.say(flag)
     console.say(f"verdict: {verdict.status.replace('_', ' ')} · {folder}")

@@ -13,6 +13,7 @@ from edgeprune import files
 from edgeprune.devices import protocol
 from edgeprune.errors import InputError
 
+EMULATED = "emulated: not a latency"
 STATISTICS = ("min_ms", "p50_ms", "p90_ms", "max_ms", "trimmed_mean_ms", "cv")
 
 
@@ -143,7 +144,7 @@ class Measurement:
             protocol.slowed(self.samples_ms),
             protocol.throttled([each.frequency_mhz for each in state.moments]),
             protocol.hot([each.temperature_c for each in state.moments], state.gate_c),
-            "emulated: not a latency" if state.emulated else None,
+            EMULATED if state.emulated else None,
         )
         return tuple(flag for flag in told if flag is not None)
 

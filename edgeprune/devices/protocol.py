@@ -58,16 +58,18 @@ def trimmed_mean(samples_ms: Sequence[float]) -> float:
 
 
 def noisy(samples_ms: Sequence[float]) -> str | None:
-    """A flag if the runs between the 10th and the 90th percentile spread over 20% of the median.
+    """A flag if the runs spread, or if some took very long.
 
-    Not the coefficient of variation: one run of fifty that lost the processor for 4 ms makes it
-    50% and moves no percentile that a budget bounds.
+    Not by the coefficient of variation: one run of fifty that lost the processor for 4 ms makes
+    it 50% and moves no percentile that a budget bounds.
     """
     low, middle, high = np.percentile(samples_ms, (10, 50, 90))
-    spread = float((high - low) / middle)
-    if spread <= NOISY:
-        return None
-    return f"noisy: p10 to p90 spread over {spread:.0%} of the median, wanted {NOISY:.0%} at most"
+    spread, excess = (high - low) / middle, np.mean(samples_ms) / middle - 1
+    if spread > NOISY:
+        return f"noisy: p10 to p90 span {spread:.0%} of the median, wanted {NOISY:.0%} at most"
+    if excess > NOISY:
+        return f"noisy: the mean is {excess:.0%} above the median: other work took the processor"
+    return None
 
 
 def throttled(frequencies_mhz: Sequence[float | None]) -> str | None:

@@ -12,6 +12,7 @@ from edgeprune.budget import Budget
 from edgeprune.candidates import SearchResult
 from edgeprune.cost.plans import DENSE
 from edgeprune.devices import DeviceState, Measurement, OperatorTime
+from edgeprune.devices.measurement import EMULATED
 from edgeprune.formulate import Choices
 from edgeprune.lower import Artifact
 from edgeprune.plan import Plan
@@ -201,6 +202,8 @@ def _pruned(search: Search, found: SearchResult, verdict: Verdict, artifact: Art
 
 def _measured(found: Measurement, score: Number | None) -> Model:
     where = measured_on(_kind(found.state.device))
+    if found.state.emulated:
+        where = f"{where}, {EMULATED}"
     memory = found.peak_memory_mb
     return Model(
         min_ms=Number(found.min_ms, where),

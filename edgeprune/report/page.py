@@ -80,7 +80,7 @@ def _subtitle(report: Report) -> str:
         words.append("costs are estimated, none was measured")
     if target.note:
         words.append(target.note)
-    return " · ".join(words)
+    return " · ".join((*words, *report.flags))
 
 
 def _plot(figure: go.Figure | None, name: str) -> str:

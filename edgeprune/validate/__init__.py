@@ -5,7 +5,7 @@ from edgeprune.validate.numerics import Numerics, check_numerics
 from edgeprune.validate.old_runtime import with_tflite_runtime
 from edgeprune.validate.prove import Reference, validate
 from edgeprune.validate.scores import Scored, Scores, take_score
-from edgeprune.validate.timing import Timing, check_latency
+from edgeprune.validate.timing import Timing, bound_checks, check_latency
 from edgeprune.validate.verdict import Predicted, Status, Verdict
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Status",
     "Timing",
     "Verdict",
+    "bound_checks",
     "check_latency",
     "check_numerics",
     "take_score",

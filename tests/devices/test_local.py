@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from edgeprune.devices import (
     LocalDevice,
+    Moment,
     Workload,
     connect,
     local,
@@ -101,6 +102,26 @@ def test_measurements_carry_samples_memory_size_and_state(workload: Workload) ->
     assert measured.state.versions["executorch"]
 
 
+def test_one_file_is_measured_by_its_path_with_a_batch_of_any_size(workload: Workload) -> None:
+    batch = (torch.randn(3, WIDTH),)
+    with connect("local", gate_c=1000.0) as device:
+        measured = device.measure(workload.path, batch, runs=7, seconds=0)
+        longer = device.measure(str(workload.path), batch, runs=1, seconds=0.2)
+    assert measured.name == "model.pte" and len(measured.samples_ms) == 7
+    assert measured.peak_memory_mb is None and measured.state.gate_c == 1000.0
+    assert len(longer.samples_ms) > 1 and sum(longer.samples_ms) < 2e3
+
+
+def test_a_device_that_throttles_heats_or_is_emulated_is_flagged(workload: Workload) -> None:
+    with connect("local") as device:
+        measured = device.measure(workload.path, workload.inputs, runs=7, seconds=0)
+    course = (Moment(0.0, 3000.0, 70.0), Moment(1.0, 2000.0, 80.0))
+    emulated = {"emulated": "by qemu"}
+    state = replace(measured.state, moments=course, gate_c=60.0, facts=emulated)
+    flags = replace(measured, samples_ms=(1.0,) * 7, state=state).flags
+    assert [flag.partition(":")[0] for flag in flags] == ["throttled", "hot", "emulated"]
+
+
 def test_inputs_do_not_pile_up(workload: Workload) -> None:
     with connect("local") as device:
         assert isinstance(device, LocalDevice)
@@ -119,13 +140,6 @@ def test_measurement_json_reads_back_as_it_was(workload: Workload, tmp_path: Pat
     path.write_text(path.read_text().replace('"first_run_ms"', '"other"'))
     with pytest.raises(InputError, match="not a measurement"):
         read_measurement(path)
-
-
-def test_trimming_leaves_out_a_tenth_on_either_side(workload: Workload) -> None:
-    with connect("local") as device:
-        measured = device.measure_in_turns([workload], rounds=10)["model"]
-    spiked = replace(measured, samples_ms=(1000.0, *[2.0] * 8, 0.001))
-    assert spiked.trimmed_mean_ms == pytest.approx(2.0)
 
 
 def test_the_worker_is_pinned_before_the_runtime_starts(workload: Workload) -> None:

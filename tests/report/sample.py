@@ -89,7 +89,7 @@ def sample(layers: int = 6) -> Report:
             versions={"executorch": "1.5.1"},
             facts={"virtual machine": "yes"},
         ),
-        flags=("noisy: p10 to p90 spread over 31% of the median, wanted 20% at most",),
+        flags=("noisy: p10 to p90 span 31% of the median, wanted 20% at most",),
         reproduce=Reproduce(
             "edgeprune build --profile host --task minilm-20news --budget latency=60%",
             "9f2c41d0a7b3",

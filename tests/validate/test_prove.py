@@ -93,6 +93,28 @@ def test_a_file_may_score_one_point_below_the_program_it_was_lowered_from(
     assert (verdict.status == "wrong_numerics") is not kept
 
 
+def test_an_emulators_times_neither_pass_nor_fail(prove: Prove, timing: Timing) -> None:
+    emulated = replace(timing.pruned.state, facts={"emulated": "by qemu"})
+    pretended = Timing(*(replace(each, state=emulated) for each in (timing.pruned, timing.dense)))
+    for latency_ms in (1e-6, 1e6):
+        bounds = replace(FREE, latency_ms=latency_ms, peak_memory_mb=1e-6)
+        verdict = prove(bounds=bounds, timing=pretended)
+        assert (verdict.status, verdict.exit_code) == ("not_measured", 6)
+        for name in ("latency_ms", "peak_memory_mb", "faster_than_dense"):
+            assert verdict.check(name).passed is None
+        assert verdict.check("latency_ms").note == "emulated: not a latency"
+    assert verdict.check("numerics").passed
+
+
+def test_what_speaks_against_a_time_stands_beside_it(prove: Prove, timing: Timing) -> None:
+    restless = timing.pruned.samples_ms[:20] + tuple(2 * ms for ms in timing.pruned.samples_ms[:20])
+    dense = replace(timing.dense, samples_ms=timing.dense.samples_ms[:40])
+    noisy = Timing(replace(timing.pruned, samples_ms=restless), dense)
+    verdict = prove(timing=noisy)
+    assert "measured; noisy: p10 to p90 span" in verdict.check("latency_ms").note
+    assert verdict.to_json()["timing"]["flags"][0].startswith("noisy")
+
+
 def test_a_file_slower_than_dense_is_refused(
     prove: Prove, dense: Program, dense_file: Artifact, short: Program, short_file: Artifact
 ) -> None:
