@@ -208,7 +208,8 @@ class RemoteDevice(Device):
         for number, value in enumerate(load.inputs):
             name = f"input-{place}-{number}"
             self._folder.write(name, value.detach().contiguous().numpy().tobytes())
-            given.append(Given(str(value.dtype).removeprefix("torch."), name))
+            kind = str(value.dtype).removeprefix("torch.")
+            given.append(Given(kind, name, (1, *value.shape[1:])))
         return Subject(load.name, f"../{there}", tuple(given), load.signature)
 
     def _ask(
