@@ -233,6 +233,7 @@ def test_a_bundle_for_a_phone_is_made_by_the_ndk(
 ) -> None:
     """The NDK cannot be had here: its compiler is zig's, for this machine."""
     monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(InputError, match=r"needs LiteRT's library: none was given"):
         find_bundle("aarch64-android")
     litert = desk.bundle.folder / LITERT
