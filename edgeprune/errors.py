@@ -28,3 +28,13 @@ class InfeasibleError(EdgepruneError):
     """No plan meets the budget; the message says which bound and what is reachable."""
 
     exit_code = 3
+
+
+class DeviceError(EdgepruneError):
+    """A device could not do what it was asked; the message names device and stage."""
+
+    exit_code = 6
+
+
+class LostError(DeviceError):
+    """The connection to a device was lost. It cleans up by itself; trying again may help."""

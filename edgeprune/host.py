@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 REPEATS = 12
 """Runs of each measurement; the fastest counts, so other load does not slow the profile."""
 
-_FEATURES = {
+FEATURES = {
     **{flag: flag for flag in ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")},
     **{"asimd": "neon", "asimdhp": "fp16", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"},
 }
@@ -79,7 +79,7 @@ def isa_features() -> tuple[str, ...]:
     flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
     if platform.machine() in ("arm64", "aarch64"):
         flags.add("asimd")
-    return tuple(name for flag, name in _FEATURES.items() if flag in flags)
+    return tuple(name for flag, name in FEATURES.items() if flag in flags)
 
 
 def check_is_host(profile: Profile) -> None:
@@ -89,7 +89,7 @@ def check_is_host(profile: Profile) -> None:
         InputError: it has another name than the profile's device, or lacks its instructions.
     """
     lacking = [name for name in profile.fastest.isa if name not in isa_features()]
-    lacking = [name for name in lacking if name in _FEATURES.values()]
+    lacking = [name for name in lacking if name in FEATURES.values()]
     if profile.machine.lower() not in machine_names().lower():
         lacking.insert(0, f"'{profile.machine}' in its name")
     if lacking:

@@ -23,17 +23,6 @@ from edgeprune.kernels.targets import TARGETS, Target, host_target
 
 NATIVE = Path(__file__).parent / "native"
 BACKENDS = NATIVE.parents[1] / "backends"
-# As ExecuTorch's wheel was built; the last, because a std::variant of it is laid out as in GNU's
-# C++ library.
-EXECUTORCH_DEFINES = (
-    *("C10_USING_CUSTOM_GENERATED_MACROS", "ET_EVENT_TRACER_ENABLED"),
-    "_LIBCPP_ABI_VARIANT_INDEX_TYPE_OPTIMIZATION",
-)
-# The operators and XNNPACK register themselves when they are loaded: nothing names them.
-EXECUTORCH_LIBRARIES = (
-    *("executorch", "executorch_kernels_optimized", "executorch_kernels_quantized"),
-    *("executorch_backend_xnnpack", "executorch_threadpool"),
-)
 # With the delegate's sources, each compiled alone: they declare their part of the C library.
 LITERT_PROGRAMS = ("fuzz_litert", "threads")
 # With the delegate and the runtime of the installed wheel, which is for this machine only.
@@ -118,27 +107,6 @@ def compiled(program: str, toolchain: Toolchain) -> Path:
         flags += (*library.compile_flags(sdk), f"-L{sdk}/lib", f"-Wl,-rpath,{sdk}/lib")
         flags += ("-Wl,--no-as-needed", *links)
     return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
-
-
-def compiled_runner(command: tuple[str, ...], executorch: Path) -> Path:
-    """backends/runner, compiled if it is not in the cache yet.
-
-    Args:
-        command: the compiler, and for which machine.
-        executorch: the package of that name out of the wheel for that machine.
-    """
-    include = executorch / "include"
-    folders = (include, include / "executorch" / "runtime" / "core" / "portable_type" / "c10")
-    library = executorch / "lib"
-    arguments = (
-        *("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"),
-        *(f"-D{define}" for define in EXECUTORCH_DEFINES),
-        *(flag for folder in folders for flag in ("-isystem", str(folder))),
-        *(str(BACKENDS / "runner" / "runner.cc"), f"-L{library}", "-Wl,--no-as-needed"),
-        *(f"-l{name}" for name in EXECUTORCH_LIBRARIES),
-        *("-Wl,--as-needed", "-ldl", f"-Wl,-rpath,{library}", "-Wl,--allow-shlib-undefined"),
-    )
-    return _made(arguments, command)
 
 
 def kernels_of(target: Target) -> dict[str, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from edgeprune.cli import (
     plan,
     profiles,
     report,
+    runner,
     tables,
     validate,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "plan",
     "profiles",
     "report",
+    "runner",
     "tables",
     "validate",
 ]

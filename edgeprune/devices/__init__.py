@@ -16,6 +16,7 @@ from edgeprune.devices.measurement import (
     read_measurement,
     write_measurement,
 )
+from edgeprune.devices.remote import RemoteDevice
 
 __all__ = [
     "DRIVERS",
@@ -25,6 +26,7 @@ __all__ = [
     "Measurement",
     "Moment",
     "OperatorTime",
+    "RemoteDevice",
     "Workload",
     "connect",
     "read_measurement",

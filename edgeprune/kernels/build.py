@@ -93,14 +93,14 @@ def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> N
         ThreadPoolExecutor(2) as pool,
     ):
         objects = [Path(folder, f"{number}.o") for number in range(len(jobs))]
-        done = pool.map(lambda job, out: _zig("c++", target, *job, "-o", str(out)), jobs, objects)
+        done = pool.map(lambda job, out: zig("c++", target, *job, "-o", str(out)), jobs, objects)
         for (*_, source), _ in zip(jobs, done, strict=True):
             advance(note=Path(source).name)
         # As C where that will do: zig would compile a C++ library first.
         language = "c++" if library.with_cpp else "cc"
         system = _c_library(target, Path(folder)) if library.folders else ()
         flags = (*target.link_flags, *library.link_flags(sdk), *system)
-        _zig(language, target, *LINK_FLAGS, *map(str, objects), *flags, "-o", str(out))
+        zig(language, target, *LINK_FLAGS, *map(str, objects), *flags, "-o", str(out))
         advance(note=library.file)
 
 
@@ -110,7 +110,7 @@ def _c_library(target: Target, folder: Path) -> tuple[str, ...]:
         return ("-lpthread",)
     source, stub = sources() / "litert" / "android_libc.c", folder / "libc.so"
     flags = ("-ffreestanding", "-nostdlib", "-shared", "-Wl,-soname,libc.so", "-w")
-    _zig("cc", target, *flags, str(source), "-o", str(stub))
+    zig("cc", target, *flags, str(source), "-o", str(stub))
     return (str(stub),)
 
 
@@ -137,9 +137,23 @@ def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
         yield (*KERNEL_FLAGS, "-c", str(folder / source))
 
 
-def _zig(language: str, target: Target, *arguments: str) -> None:
-    command = [sys.executable, "-m", "ziglang", language, "-target", target.triple, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True)
+def zig(language: str, target: Target, *arguments: str) -> None:
+    """Run the compiler that pip installs, for a target.
+
+    Raises:
+        EdgepruneError: it refused; its words are in ``detail``.
+    """
+    command = (sys.executable, "-m", "ziglang", language, "-target", target.triple)
+    run_compiler(command, *arguments)
+
+
+def run_compiler(command: tuple[str, ...], *arguments: str) -> None:
+    """Run any compiler.
+
+    Raises:
+        EdgepruneError: it refused; its words are in ``detail``.
+    """
+    ended = subprocess.run([*command, *arguments], capture_output=True, text=True)
     if ended.returncode:
         first = next((line for line in ended.stderr.splitlines() if "error" in line), "no reason")
-        raise EdgepruneError(f"the kernels do not compile: {first}", detail=ended.stderr)
+        raise EdgepruneError(f"native code does not compile: {first}", detail=ended.stderr)

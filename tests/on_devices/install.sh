@@ -2,8 +2,7 @@
 # Installs what `make test-devices` needs beyond pip, on Debian: install.sh FOLDER PYTHON
 #   FOLDER/host        qemu-aarch64, which runs Arm programs; version 7 crashes in some of them
 #   FOLDER/arm64       of Arm Linux: the C and C++ libraries, and Python
-#   FOLDER/executorch  ExecuTorch's wheel for it, of the version that is installed here
-#   FOLDER/litert      LiteRT's and NumPy's for that Python, likewise
+#   FOLDER/litert      LiteRT's wheel and NumPy's for that Python, of the versions installed here
 # and into the system, for which it must be root: clang with libFuzzer, and llvm-mca.
 set -euo pipefail
 folder=$(mkdir -p "$1" && realpath "$1")
@@ -50,14 +49,6 @@ same() {
   echo "$1==${version%+*}"
 }
 
-executorch() {
-  "$python" -m pip download --quiet --dest "$folder" --platform manylinux_2_28_aarch64 \
-    --only-binary=:all: --no-deps "$(same executorch)"
-  "$python" -m zipfile --extract "$folder"/executorch-*.whl "$folder/wheel"
-  mv "$folder/wheel/executorch" "$folder/executorch"
-  rm -r "$folder/wheel" "$folder"/executorch-*.whl
-}
-
 litert() {
   "$python" -m pip install --quiet --target "$folder/litert" --platform manylinux_2_27_aarch64 \
     --python-version 3.13 --only-binary=:all: --no-deps "$(same ai-edge-litert)" "$(same numpy)"
@@ -65,8 +56,7 @@ litert() {
 
 [[ $(id -u) = 0 ]] || { echo "make test-devices: run it as root: it installs clang and LLVM" >&2; exit 1; }
 rm -rf "${folder:?}"/*
-echo "make test-devices: installing clang and LLVM, an Arm emulator, runtimes for Arm"
+echo "make test-devices: installing clang and LLVM, an Arm emulator, LiteRT for Arm"
 install_llvm
 from_trixie
-executorch
 litert

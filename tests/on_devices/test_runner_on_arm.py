@@ -1,128 +1,132 @@
-"""Lowered files give on Arm, in ExecuTorch without Python, what they give on this machine."""
+"""Lowered files give on Arm, where there is no Python, what they give on this machine."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from desks import Desk
 from models import inputs, model
-from native_programs import compiled_runner, zig
 from numpy.typing import NDArray
 
 from edgeprune.devices import connect
-from edgeprune.kernels.build import build_library
+from edgeprune.devices.bundle import Bundle, find_bundle
+from edgeprune.devices.runner import Job
 from edgeprune.lower import Lowering, lower_graph
 from edgeprune.validate.numerics import MAX_ERROR
 
 # Of the largest output. XNNPACK adds up in another order on every processor.
 TOLERANCE = 1e-5
+# With AVX-512 VNNI, LiteRT's int8 linears are ours, which round x otherwise than XNNPACK's.
+LITERT_INT8 = 2e-2
 PROCESSORS = ("max", "cortex-a76", "cortex-a72")
-# The last is for this machine: on Arm, linear layers stay with XNNPACK. Ours run there too.
-LOWERINGS = (Lowering("fp32"), Lowering("int8"), Lowering("int8", isa=("avx512_vnni",)))
+OURS = {"slim_attention", "add_layer_norm"}
+# The second is for this machine: on Arm, linear layers stay with XNNPACK. Ours run there too.
+CASES = {
+    "fp32": (Lowering("fp32"), TOLERANCE),
+    "int8": (Lowering("int8"), TOLERANCE),
+    "int8 with our linears": (Lowering("int8", isa=("avx512_vnni",)), TOLERANCE),
+    "litert fp32": (Lowering("fp32", "litert"), TOLERANCE),
+    "litert int8": (Lowering("int8", "litert"), LITERT_INT8),
+}
 
 
-class File(NamedTuple):
-    """A lowered file, its inputs beside it."""
-
-    path: Path
-    inputs: tuple[Path, ...]
-    ours: frozenset[str]
-
-    @classmethod
-    def lowered(cls, name: str, lowering: Lowering, folder: Path) -> File:
-        example = inputs(name, batch=1)
-        made = lower_graph(model(name), example, lowering)
-        path = folder / "model.pte"
-        path.write_bytes(made.data)
-        places = tuple(folder / f"input{number}" for number in range(len(example)))
-        for place, each in zip(places, example, strict=True):
-            place.write_bytes(each.numpy().tobytes())
-        ours = (row.op.split(".")[1] for row in made.delegation if row.delegate == "edgeprune")
-        return cls(path, places, frozenset(ours))
-
-    def run_by(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        """The runner; outputs come to lie beside the file."""
-        words = [*command, str(self.path), str(self.path.parent), *map(str, self.inputs)]
-        return subprocess.run(words, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def bundle(devices: Path) -> Bundle:
+    return find_bundle("aarch64-linux")
 
 
-def on_this_machine(file: File, name: str) -> NDArray[np.float32]:
-    with connect("local") as device, device.predictor(file.path) as predict:
+@pytest.fixture
+def desk(bundle: Bundle, emulate: Callable[[str], list[str]], tmp_path: Path) -> Desk:
+    return Desk(tmp_path, bundle, tuple(emulate("max")))
+
+
+def lowered(desk: Desk, name: str, lowering: Lowering) -> set[str]:
+    """Write the file; the operators of it that are ours."""
+    made = lower_graph(model(name), inputs(name, batch=1), lowering)
+    path_of(desk, lowering).write_bytes(made.data)
+    return {row.op.split(".")[1] for row in made.delegation if row.delegate == "edgeprune"}
+
+
+def path_of(desk: Desk, lowering: Lowering) -> Path:
+    return desk.folder / ("model.tflite" if lowering.runtime == "litert" else "model.pte")
+
+
+def job(desk: Desk, name: str, lowering: Lowering, delegate: bool = True) -> Job:
+    subject = desk.subject(path_of(desk, lowering).name, inputs(name, batch=1))
+    return desk.job("run", subject, delegate=delegate)
+
+
+def on_this_machine(desk: Desk, name: str, lowering: Lowering) -> NDArray[np.float32]:
+    path = path_of(desk, lowering)
+    with connect("local") as device, device.predictor(path) as predict:
         return predict(inputs(name, batch=1)).numpy()
 
 
-@pytest.fixture(scope="module")
-def runner(devices: Path) -> str:
-    return str(compiled_runner(zig("aarch64-linux-gnu.2.28"), devices / "executorch"))
-
-
-@pytest.fixture(scope="module")
-def with_delegate(runner: str, devices: Path) -> list[str]:
-    library = build_library("executorch", "aarch64-linux", sdk=devices / "executorch")
-    return [runner, "--library", str(library)]
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS, ids=["fp32", "int8", "int8 with our linears"])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["vit", "torch_encoder"])
 def test_a_lowered_file_gives_on_arm_what_it_gives_here(
-    name: str,
-    lowering: Lowering,
-    with_delegate: list[str],
-    emulate: Callable[[str], list[str]],
-    tmp_path: Path,
+    name: str, case: str, desk: Desk, emulate: Callable[[str], list[str]]
 ) -> None:
-    file = File.lowered(name, lowering, tmp_path)
-    assert {"slim_attention", "add_layer_norm"} <= file.ours
-    assert ("linear_int8" in file.ours) == bool(lowering.isa)
-    wanted = on_this_machine(file, name)
+    lowering, tolerance = CASES[case]
+    ours = lowered(desk, name, lowering)
+    if lowering.runtime == "executorch":
+        assert ours >= OURS
+        assert ("linear_int8" in ours) == bool(lowering.isa)
+    wanted = on_this_machine(desk, name, lowering)
     for cpu in PROCESSORS:
-        ended = file.run_by([*emulate(cpu), *with_delegate])
-        assert ended.returncode == 0, ended.stderr
-        got = np.frombuffer((tmp_path / "0").read_bytes(), np.float32).reshape(wanted.shape)
-        assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max(), cpu
+        there = Desk(desk.folder, desk.bundle, tuple(emulate(cpu)))
+        got = there.output(job(there, name, lowering))
+        assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max(), cpu
 
 
 def test_an_fp16_file_gives_on_arm_what_it_gives_here_within_half_floats(
-    with_delegate: list[str], emulate: Callable[[str], list[str]], tmp_path: Path
+    desk: Desk, emulate: Callable[[str], list[str]]
 ) -> None:
-    file = File.lowered("torch_encoder", Lowering("fp16"), tmp_path)
-    assert {"slim_attention", "add_layer_norm"} <= file.ours
-    wanted = on_this_machine(file, "torch_encoder")
+    fp16 = Lowering("fp16")
+    assert lowered(desk, "torch_encoder", fp16) >= OURS
+    wanted = on_this_machine(desk, "torch_encoder", fp16)
     for cpu in PROCESSORS:
-        ended = file.run_by([*emulate(cpu), *with_delegate])
-        assert ended.returncode == 0, ended.stderr
-        got = np.frombuffer((tmp_path / "0").read_bytes(), np.float32).reshape(wanted.shape)
+        there = Desk(desk.folder, desk.bundle, tuple(emulate(cpu)))
+        got = there.output(job(there, "torch_encoder", fp16))
         assert np.abs(got - wanted).max() <= MAX_ERROR["fp16"] * np.abs(wanted).max(), cpu
 
 
-def test_without_our_library_a_file_says_what_it_lacks_and_needs_none_when_off(
-    runner: str, emulate: Callable[[str], list[str]], tmp_path: Path
-) -> None:
-    command = [*emulate("max"), runner]
-    ended = File.lowered("vit", Lowering("int8"), tmp_path).run_by(command)
+def test_a_profile_on_arm_has_our_operators(desk: Desk) -> None:
+    lowering = Lowering("int8", "litert")
+    lowered(desk, "vit", lowering)
+    (found,) = desk.answer(
+        desk.job("profile", *job(desk, "vit", lowering).subjects, rounds=2)
+    ).found
+    assert found.operators is not None
+    assert {"attention", "layer_norm"} <= {
+        each.op for each in found.operators if each.delegate == "edgeprune"
+    }
+
+
+def test_without_our_library_a_file_says_what_it_lacks_and_needs_none_when_off(desk: Desk) -> None:
+    int8, off = Lowering("int8"), Lowering("int8", delegate="off")
+    lowered(desk, "vit", int8)
+    ended = desk.run(job(desk, "vit", int8, delegate=False))
     assert ended.returncode == 1
     lacks = "Backend EdgepruneDelegate_of_libedgeprune_executorch_so is not registered"
     assert lacks in ended.stderr
-    off = File.lowered("vit", Lowering("int8", delegate="off"), tmp_path)
-    assert not off.ours
-    ended = off.run_by(command)
-    assert ended.returncode == 0, ended.stderr
+    assert not lowered(desk, "vit", off)
+    desk.answer(job(desk, "vit", off, delegate=False))
 
 
-def test_a_damaged_region_is_an_error_on_arm(
-    with_delegate: list[str], emulate: Callable[[str], list[str]], tmp_path: Path
-) -> None:
-    file = File.lowered("vit", LOWERINGS[-1], tmp_path)
-    data = file.path.read_bytes()
+def test_a_damaged_region_is_an_error_on_arm(desk: Desk) -> None:
+    lowering, _ = CASES["int8 with our linears"]
+    lowered(desk, "vit", lowering)
+    path = path_of(desk, lowering)
+    data = path.read_bytes()
     start = data.index(b"EPRG")
     for place in (0, 4, 8, 60, 200, 900):
         damaged = bytearray(data)
         damaged[start + place : start + place + 4] = b"\xff\xff\xff\x7f"
-        file.path.write_bytes(damaged)
-        ended = file.run_by([*emulate("max"), *with_delegate])
+        path.write_bytes(damaged)
+        ended = desk.run(job(desk, "vit", lowering))
         assert ended.returncode == 1, f"at {place}: {ended.stderr}"
         assert "edgeprune: a region cannot be loaded" in ended.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,12 +65,8 @@ class Executorch:
             trace = os.path.join(folder, "trace.etdump")
             method.program.write_etdump_result_to_file(trace, os.path.join(folder, "debug"))
             frame: Any = Inspector(etdump_path=trace).to_dataframe()
-        # A delegate numbers its events of one name.
-        names = frame["event_name"].astype(str).str.partition(" #")[0]
-        entries = zip(names, frame["p50 (ms)"], strict=True)
-        return events_by_name(
-            ((name, float(ms), 1) for name, ms in entries if not _is_container(name)), _operator
-        )
+        entries = zip(frame["event_name"].astype(str), frame["p50 (ms)"], strict=True)
+        return named_events((name, float(ms), 1) for name, ms in entries)
 
 
 class ExecutorchMethod:
@@ -94,6 +90,13 @@ class ExecutorchMethod:
 
         tensors = [torch.from_numpy(each) for each in inputs]
         return partial(self._method.call, tensors)
+
+
+def named_events(entries: Iterable[tuple[str, float, int]]) -> list[Event]:
+    """ExecuTorch's ``(event, ms, calls)`` under our names, without what only contains others."""
+    # A delegate numbers its events of one name.
+    plain = ((event.partition(" #")[0], ms, calls) for event, ms, calls in entries)
+    return events_by_name((each for each in plain if not _is_container(each[0])), _operator)
 
 
 def _is_container(event: str) -> bool:

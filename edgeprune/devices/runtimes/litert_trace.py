@@ -6,14 +6,14 @@ The structures are those of ai-edge-litert 2.3.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeprune.devices.runtimes.runtime import Event, events_by_name, xnnpack_operator
+from edgeprune.devices.runtimes.runtime import OURS, Event, events_by_name, xnnpack_operator
 
 CPU = 1
 WARMUP_RUNS = 3
@@ -79,7 +79,7 @@ class CompiledModel:
                 *(sizes[0], given, sizes[1], taken),
             )
         self._call("StopProfiler", self._profiler)
-        return events_by_name(_medians(self._events(), runs), _operator)
+        return named_events(_medians(self._events(), runs))
 
     def _events(self) -> list[tuple[str, int, float]]:
         count = c_int()
@@ -141,6 +141,14 @@ def _medians(events: list[tuple[str, int, float]], runs: int) -> list[tuple[str,
     ]
 
 
+def named_events(entries: Iterable[tuple[str, float, int]]) -> list[Event]:
+    """LiteRT's ``(event, ms, calls)`` and our delegate's under our names."""
+    return events_by_name(entries, _operator)
+
+
 def _operator(event: str) -> tuple[str, str]:
+    ours = OURS.get(event.removeprefix("edgeprune."))
+    if ours is not None:
+        return ours, "edgeprune"
     word, _, rest = event.partition(" ")
     return (rest.lower(), "cpu") if word == "cpu" else (xnnpack_operator(event), "xnnpack")
