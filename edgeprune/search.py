@@ -141,7 +141,7 @@ class Search:
     ) -> SearchResult:
         """Plans over budget are solved for again, until ``ROUNDS`` corrections were tried."""
         front, rounds = start.front, list(start.rounds)
-        variants = [dict(weights), *_around(weights)]
+        every = variants = [dict(weights), *_around(weights)]
         while variants and len(corrections(rounds)) < ROUNDS:
             try:
                 points, found = self._round(correction, variants, _hashes(rounds))
@@ -153,7 +153,9 @@ class Search:
             if found.candidates:
                 rounds.append(found)
             missed = [c for c in found.candidates if c.score is None] or self._overpriced(found)
-            variants = [dict(c.weights) for c in missed]
+            # Several weights have one plan where a table is far off, and may have others next.
+            all_missed = len(missed) == len(found.candidates)
+            variants = every if missed and all_missed else [dict(c.weights) for c in missed]
             if missed and len(corrections(rounds)) < ROUNDS:
                 correction = self._corrected(correction, missed, found.bound_ms)
         return SearchResult(front, tuple(rounds))

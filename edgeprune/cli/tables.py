@@ -38,7 +38,7 @@ def list_all() -> Outcome:
     found = shelf.kept()
     shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("table", "model", "device", "made", "lowered", "threads", "dense", "error"):
-        shown.add_column(title, no_wrap=title in ("table", "dense", "error"))
+        shown.add_column(title, no_wrap=title in ("table", "model", "dense", "error"))
     for name, table in found.items():
         shown.add_row(
             name,
@@ -103,8 +103,8 @@ def _state(table: CostTable, device: str | None) -> DeviceState | None:
 
 
 def _model(table: CostTable) -> str:
-    """Its kinds of sub-layers, and how many of each."""
-    return ", ".join(f"{len(block.members)} x {block.members[0]}" for block in table.blocks[:3])
+    """Its first kinds of sub-layers, and how many there are of each."""
+    return "\n".join(f"{len(block.members)} x {block.members[0]}" for block in table.blocks[:2])
 
 
 def _error_pct(table: CostTable) -> float:

@@ -98,8 +98,8 @@ def rescaled(
     parts = np.array([_parts(table, sites, plan) for plan in plans.values()])
     whole = np.array([samples[name].ratio * dense_ms for name in plans])
     *blocks, selections, rest = _factors(parts, whole)
-    off = [
-        100 * abs(float(parts[i] @ _factors(np.delete(parts, i, 0), np.delete(whole, i))) / ms - 1)
+    off = [  # of each, by what the others say
+        100 * abs(parts[i] @ _factors(np.delete(parts, i, 0), np.delete(whole, i)) / float(ms) - 1)
         for i, ms in enumerate(whole)
     ]
     moved = table.transition
@@ -121,7 +121,7 @@ def rescaled(
         unread_mb=0.0,
         resident=1.0,
         error_pct=table.error_pct
-        | {"rescaled_mean": statistics.fmean(off), "rescaled_worst": max(off)},
+        | {"rescaled_mean": statistics.fmean(off), "rescaled_worst": float(max(off))},
         samples={name: vars(sample) for name, sample in samples.items()},
     )
     return with_memory(sites, found, plans, samples)
