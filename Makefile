@@ -22,7 +22,8 @@ demo: install
 	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
 
 test: install
-	$(PYTEST) --numprocesses 2 -m "not nightly"
+	$(PYTEST) --numprocesses 2 -m "not nightly and not alone"
+	$(PYTEST) -m alone
 
 # Arm processors, without one: emulated. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed

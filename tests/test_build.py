@@ -20,8 +20,8 @@ from edgeprune.program import Program, capture
 from edgeprune.sites import find_sites
 from edgeprune.tasks.digits_vit import DigitsVit
 
-# The first of them builds; measuring the cost table takes minutes on two cores.
-pytestmark = pytest.mark.timeout(1500)
+# The first of them builds; measuring the cost table takes minutes.
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1500)]
 
 FILES = (
     *("model.pte", "manifest.json", "delegation.csv", "plan.json", "sites.json", "table.json"),
