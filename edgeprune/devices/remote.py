@@ -81,7 +81,7 @@ class RemoteDevice(Device):
             self._settings: dict[str, str] = {}
             if self._transport.target.endswith("-android"):
                 self._fix_performance()
-            else:
+            elif "gate_c" not in vars(self):  # nobody asked for another
                 self.gate_c = protocol.DIE_GATE_C
             self._numbers = count()
             self._opened = opened.pop_all()
@@ -208,7 +208,8 @@ class RemoteDevice(Device):
         for number, value in enumerate(load.inputs):
             name = f"input-{place}-{number}"
             self._folder.write(name, value.detach().contiguous().numpy().tobytes())
-            given.append(Given(str(value.dtype).removeprefix("torch."), name))
+            kind = str(value.dtype).removeprefix("torch.")
+            given.append(Given(kind, name, (1, *value.shape[1:])))
         return Subject(load.name, f"../{there}", tuple(given), load.signature)
 
     def _ask(
