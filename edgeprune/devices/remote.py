@@ -67,12 +67,12 @@ class RemoteDevice(Device):
     ) -> None:
         self.name = name
         self.threads = threads
-        self._open_transport, self._cpu, self._wait_s = open_transport, cpu, wait_s
+        self.open_transport, self._cpu, self._wait_s = open_transport, cpu, wait_s
         self._bundle: Bundle | None = None
 
     def __enter__(self) -> RemoteDevice:
         with ExitStack() as opened:
-            self._transport = opened.enter_context(self._open_transport())
+            self._transport = opened.enter_context(self.open_transport())
             self._folder = opened.enter_context(Folder(self._transport, self._wait_s))
             self.name = self._transport.name
             self._scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))

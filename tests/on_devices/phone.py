@@ -44,7 +44,11 @@ class Phone:
         """Switch it on."""
         words = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]
         words += [str(Path(__file__).with_name("phone.sh")), str(self._devices / "phone")]
-        words += [str(self._mounts), str(self._disk), str((self._devices / "host" / "qemu-aarch64").resolve())]
+        words += [
+            str(self._mounts),
+            str(self._disk),
+            str((self._devices / "host" / "qemu-aarch64").resolve()),
+        ]
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 [*words, str(INSIDE)], stdout=log, stderr=log, start_new_session=True

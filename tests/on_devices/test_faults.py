@@ -90,6 +90,8 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
         subprocess.run(words, check=True)
         request.getfixturevalue("unmounted").append(disk)
     yield found
+    filler(found).unlink(missing_ok=True)
+    found.reconnect()
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,11 @@ def left(device: Device) -> str:
     """What a session has left there; empty if nothing."""
     setting = setting_of(device)
     root = device.root if isinstance(device, Phone) else Path("/")
-    found = [each.name() for each in device.programs() if each.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for program in device.programs():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if program.status() != psutil.STATUS_ZOMBIE:
+                found.append(program.name())
     found += [each for each in ("session",) if (device.place / each).exists()]
     for folder in ("running", "changed"):
         found += os.listdir(device.place / folder)
@@ -140,10 +146,13 @@ def runner(device: Device) -> psutil.Process:
 
 def fill(device: Device) -> None:
     """Its disk, to the last byte."""
-    with (device.place.parent / "filled").open("wb") as file, contextlib.suppress(OSError):
+    with filler(device).open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 16))
-            file.flush()
+
+
+def filler(device: Device) -> Path:
+    return device.place.parent / "filled"
 
 
 FAULTS: dict[tuple[str, str], type[EdgepruneError] | None] = {
@@ -165,6 +174,7 @@ def note(device: Device, fault: str, step: str, words: str) -> None:
         assert fault == "device switched off and on", left(device)
         when = "by the next session"
     device.reconnect()
+    words = words or "-"
     words = words.replace(device.name, "*device*")
     words = re.sub(r"\((?!exit|signal).*?\)", "(…)", re.sub(r"\d+ MiB", "… MiB", words))
     kind = device.name.partition(":")[0]
@@ -198,10 +208,10 @@ def test_a_fault_is_named_with_its_step_and_nothing_is_left(
     with pytest.raises(expected) as raised:
         session(device.name, fresh, setting_of(device), step, happen)
     message = str(raised.value)
+    filler(device).unlink(missing_ok=True)
+    monkeypatch.undo()
     assert device.name in message
     assert "lost" in message or step in message or "measure" in message
-    (device.place.parent / "filled").unlink(missing_ok=True)
-    monkeypatch.undo()
     note(device, fault, step, message)
     session(device.name, fresh, setting_of(device), "none", lambda: None)
     assert is_cleared(device), left(device)
