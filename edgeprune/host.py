@@ -37,7 +37,7 @@ FEATURES = {
     **{flag: flag for flag in ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")},
     **{"asimd": "neon", "asimdhp": "fp16", "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"},
 }
-_INT8_SPEEDUP = {"i8mm": 8, "avx512_vnni": 4, "avx_vnni": 4, "dotprod": 4}
+INT8_SPEEDUP = {"i8mm": 8, "avx512_vnni": 4, "avx_vnni": 4, "dotprod": 4}
 """int8 over fp32 multiply-adds per cycle, by the instructions' own widths."""
 
 
@@ -186,7 +186,7 @@ def _int8_peak(isa: tuple[str, ...], gflops: float) -> tuple[float, Provenance]:
     if gops > 1.5 * gflops:
         source = f"torch._int_mm, 768 x 768, one thread, best of {REPEATS}"
         return gops, Provenance("measured", source)
-    speedup = max((_INT8_SPEEDUP.get(feature, 1) for feature in isa), default=1)
+    speedup = max((INT8_SPEEDUP.get(feature, 1) for feature in isa), default=1)
     source = f"{speedup} x the measured fp32 peak, from the instruction set"
     return speedup * gflops, Provenance("estimated", source)
 

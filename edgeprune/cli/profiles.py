@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from edgeprune import console
 from edgeprune.cli.app import Outcome, app, command, spoken
+from edgeprune.errors import InputError
 
 if TYPE_CHECKING:
     from edgeprune.profile import Profile
@@ -36,6 +37,25 @@ def measure() -> Outcome:
     from edgeprune.host import probe_host
 
     return _shown([probe_host(force=True)])
+
+
+@command("make", group=profiles)
+def make(
+    device: Annotated[str, typer.Option(help="As of `measure`: ssh:HOST, adb[:SERIAL].")],
+    name: Annotated[str, typer.Option(help="Of the profile; it becomes NAME.toml here.")],
+) -> Outcome:
+    """Measure a device and write a profile of it."""
+    from edgeprune.devices.listing import measured_profile
+    from edgeprune.files import write_text
+    from edgeprune.profile import profile_toml
+
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise InputError(f"--name: got '{name}', wanted letters, digits, - and _")
+    profile = measured_profile(device, name)
+    path = write_text(f"{name}.toml", profile_toml(profile))
+    shown = _shown([profile])
+    console.say(f"{path}: use it as --profile ./{path}")
+    return shown
 
 
 def _shown(found: list[Profile]) -> Outcome:

@@ -108,8 +108,10 @@ class Folder:
 
     def get(self, name: str, local: Path) -> None:
         """Copy a file from the session's folder."""
-        self._check_lost(self._stage(f"pull {name}"))
-        self.transport.pull(f"{self.transport.folder}/session/{name}", local)
+        stage = self._stage(f"pull {name}")
+        self._check_lost(stage)
+        with self._timely(stage):
+            self.transport.pull(f"{self.transport.folder}/session/{name}", local)
 
     def run(
         self, words: Sequence[str], limit_s: float, tell: Callable[[str], None] | None = None
@@ -145,13 +147,15 @@ class Folder:
         """
         stage = self._stage(f"change {setting}")
         words = self._words("change", setting, str(len(undo)), *undo, *do)
-        ended = self.transport.run(words, GRACE_S)
+        with self._timely(stage):
+            ended = self.transport.run(words, GRACE_S)
         self._check_alive(ended, stage)
         return ended.code == 0
 
     def facts(self) -> dict[str, str]:
         """See ``read_facts``."""
-        return read_facts(self.transport, self._keeper)
+        with self._timely(self._stage("facts")):
+            return read_facts(self.transport, self._keeper)
 
     def _words(self, command: str, *rest: str) -> list[str]:
         return [self._keeper, command, self.transport.folder, *rest]

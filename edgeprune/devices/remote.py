@@ -67,12 +67,12 @@ class RemoteDevice(Device):
     ) -> None:
         self.name = name
         self.threads = threads
-        self._open_transport, self._cpu, self._wait_s = open_transport, cpu, wait_s
+        self.open_transport, self._cpu, self._wait_s = open_transport, cpu, wait_s
         self._bundle: Bundle | None = None
 
     def __enter__(self) -> RemoteDevice:
         with ExitStack() as opened:
-            self._transport = opened.enter_context(self._open_transport())
+            self._transport = opened.enter_context(self.open_transport())
             self._folder = opened.enter_context(Folder(self._transport, self._wait_s))
             self.name = self._transport.name
             self._scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
@@ -81,7 +81,7 @@ class RemoteDevice(Device):
             self._settings: dict[str, str] = {}
             if self._transport.target.endswith("-android"):
                 self._fix_performance()
-            else:
+            elif "gate_c" not in vars(self):  # nobody asked for another
                 self.gate_c = protocol.DIE_GATE_C
             self._numbers = count()
             self._opened = opened.pop_all()

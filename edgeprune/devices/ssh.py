@@ -114,7 +114,8 @@ class _SshStream(Stream):
     def result(self, limit_s: float) -> Ended:
         done = self._transport.ask(self._process.wait(), limit_s)
         if done.exit_status is None:
-            raise LostError(f"{self._transport.name}: the connection was lost")
+            killed = done.exit_signal and f": the program there got signal {done.exit_signal[0]}"
+            raise LostError(f"{self._transport.name}: the connection was lost{killed or ''}")
         assert isinstance(done.stdout, bytes) and isinstance(done.stderr, bytes)  # no encoding
         return Ended(done.returncode or 0, done.stdout, done.stderr)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import os
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from phone import Phone
+from sshd import Sshd
+
+from edgeprune.devices.keeper import keeper
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,3 +41,23 @@ def emulate(devices: Path) -> Callable[[str], list[str]]:
         return [str(devices / "host" / "qemu-aarch64"), "-cpu", cpu, "-L", str(devices / "arm64")]
 
     return command
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A server, and ``HOME`` of a user whom it lets in."""
+    keeper("x86_64-linux")  # zig keeps what it compiles below HOME
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    home, os.environ["HOME"] = os.environ["HOME"], str(server.home)
+    yield server
+    os.environ["HOME"] = home
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def phone(devices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
+    """A board with adb, the only one."""
+    keeper("aarch64-linux")
+    board = Phone(devices, tmp_path_factory.mktemp("phone"))
+    yield board
+    board.stop()

@@ -17,13 +17,19 @@ install_llvm() {
     "clang-$number" "libclang-rt-$number-dev" "llvm-$number" >"$folder/llvm.log"
 }
 
+# The mirror that the system uses.
+trixie_mirror() {
+  local codename
+  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  apt-get indextargets --format '$(CODENAME) $(REPO_URI)' "Created-By: Packages" |
+    awk -v codename="$codename" '$1 == codename { print $2; exit }'
+}
+
 # Trixie's packages, from the mirror that the system uses, unpacked without installing them: their
 # C library is newer than that of older systems. apt gets lists of its own.
 from_trixie() {
-  local codename mirror
-  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-  mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' "Created-By: Packages" |
-    awk -v codename="$codename" '$1 == codename { print $2; exit }')
+  local mirror
+  mirror=$(trixie_mirror)
   mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial"
   echo "deb [arch=amd64,arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
     "$mirror trixie main" >"$folder/apt/sources.list"
@@ -54,9 +60,37 @@ litert() {
     --python-version 3.13 --only-binary=:all: --no-deps "$(same ai-edge-litert)" "$(same numpy)"
 }
 
-[[ $(id -u) = 0 ]] || { echo "make test-devices: run it as root: it installs clang and LLVM" >&2; exit 1; }
+servers() {
+  # Debian asks a policy before it starts what it installs; sshd is only to be there.
+  RUNLEVEL=1 apt-get install --quiet --quiet --yes --no-install-recommends \
+    openssh-server adb debootstrap >"$folder/servers.log"
+}
+
+# The daemon is of this machine's processor: it starts Arm programs, and a shell that need not wait.
+phone() {
+  local mirror
+  mirror=$(trixie_mirror)
+  debootstrap --variant=minbase --include=adbd trixie "$folder/phone" "$mirror" \
+    >"$folder/phone.log"
+  rm -rf "$folder"/phone/var/{cache/apt,lib/apt/lists}/* "$folder"/phone/usr/share/{doc,man,locale}
+  mkdir -p "$folder"/phone/{system/bin,data/local/tmp,binfmt}
+  cp --archive "$folder/arm64/usr/lib/aarch64-linux-gnu" "$folder/phone/usr/lib/"
+  ln -s aarch64-linux-gnu/ld-linux-aarch64.so.1 "$folder/phone/usr/lib/"
+  cat >"$folder/phone/system/bin/getprop" <<'END'
+#!/bin/sh
+case $1 in
+  ro.product.cpu.abi) echo arm64-v8a ;;
+  ro.soc.model) echo "emulated Cortex-A76" ;;
+esac
+END
+  chmod 755 "$folder/phone/system/bin/getprop"
+}
+
+[[ $(id -u) = 0 ]] || { echo "make test-devices: run it as root: it installs clang, LLVM, sshd and adb" >&2; exit 1; }
 rm -rf "${folder:?}"/*
-echo "make test-devices: installing clang and LLVM, an Arm emulator, LiteRT for Arm"
+echo "make test-devices: installing clang and LLVM, sshd and adb, an Arm emulator, LiteRT for Arm"
 install_llvm
 from_trixie
 litert
+servers
+phone

@@ -16,6 +16,7 @@ import psutil
 from sshd import free_port
 
 INSIDE = 6000
+DISK = "size=256m"
 CLONE_NEWNET = 0x40000000
 
 
@@ -29,8 +30,10 @@ class Phone:
 
     def __init__(self, devices: Path, folder: Path) -> None:
         self._devices, self._folder = devices, folder
-        self._mounts = folder / "root"
+        self._mounts, self._disk = folder / "root", folder / "disk"
         self._mounts.mkdir()
+        self._disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", str(self._disk)], check=True)
         self._relay = _Relay()
         self.serial = f"127.0.0.1:{self._relay.port}"
         os.environ["ANDROID_ADB_SERVER_PORT"] = str(free_port())
@@ -41,7 +44,11 @@ class Phone:
         """Switch it on."""
         words = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"]
         words += [str(Path(__file__).with_name("phone.sh")), str(self._devices / "phone")]
-        words += [str(self._mounts), str((self._devices / "host" / "qemu-aarch64").resolve())]
+        words += [
+            str(self._mounts),
+            str(self._disk),
+            str((self._devices / "host" / "qemu-aarch64").resolve()),
+        ]
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 [*words, str(INSIDE)], stdout=log, stderr=log, start_new_session=True
@@ -65,15 +72,41 @@ class Phone:
     def root(self) -> Path:
         return Path(f"/proc/{self.daemon}/root")
 
-    def programs(self) -> list[str]:
-        """What runs on it, besides the daemon."""
+    @property
+    def name(self) -> str:
+        """For ``connect``."""
+        return f"adb:{self.serial}"
+
+    @property
+    def place(self) -> Path:
+        """The work folder, as we see it."""
+        return self.root / "data/local/tmp/edgeprune"
+
+    def programs(self) -> list[psutil.Process]:
+        """What edgeprune runs there."""
         found = []
         for each in psutil.Process(self._process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                line = " ".join(each.cmdline())
-                if "adbd" not in line and each.status() != psutil.STATUS_ZOMBIE:
-                    found.append(line)
+                if "/edgeprune/" in " ".join((*each.cmdline(), each.cwd())):
+                    found.append(each)
         return found
+
+    def reboot(self) -> None:
+        """All that runs there dies at once; its disk stays."""
+        for each in self.programs():
+            each.send_signal(signal.SIGKILL)
+        psutil.Process(self.daemon).send_signal(signal.SIGKILL)
+        self._process.wait()
+        self.start()
+
+    def restart(self) -> None:
+        """adb's server dies, and is started again."""
+        self.kill_server()
+        self.start_server()
+
+    def reconnect(self) -> None:
+        """Plug the cable in."""
+        self.connect()
 
     def _found(self) -> list[int]:
         found = []
@@ -105,19 +138,15 @@ class Phone:
         """Pull the cable, and plug it in."""
         self._relay.drop()
 
-    def switch_off(self) -> None:
-        """All that runs there dies at once, and what is on its disk in memory is gone."""
-        self._relay.drop()
+    def stop(self) -> None:
+        self.kill_server()
+        self._relay.close()
         for each in reversed(psutil.Process(self._process.pid).children(recursive=True)):
             with contextlib.suppress(psutil.Error):
                 each.send_signal(signal.SIGKILL)
         self._process.kill()
         self._process.wait()
-
-    def stop(self) -> None:
-        self.kill_server()
-        self.switch_off()
-        self._relay.close()
+        subprocess.run(["umount", str(self._disk)], check=True)
 
 
 class _Relay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -68,6 +69,40 @@ class Sshd:
                     return
             time.sleep(0.05)
         raise AssertionError((self._keys / "log").read_text())
+
+    @property
+    def name(self) -> str:
+        """For ``connect``."""
+        return f"ssh:{self.address}"
+
+    @property
+    def place(self) -> Path:
+        """The work folder."""
+        return self.home / ".cache" / "edgeprune-device"
+
+    def programs(self) -> list[psutil.Process]:
+        """What edgeprune runs there."""
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(self.place) in " ".join((*each.cmdline(), each.cwd())):
+                    found.append(each)
+        return found
+
+    def reconnect(self) -> None:
+        """Nothing: the next connection is a new one."""
+
+    def reboot(self) -> None:
+        """All that runs there dies at once."""
+        for each in self.programs():
+            each.send_signal(signal.SIGKILL)
+        self.stop()
+        self.start()
+
+    def restart(self) -> None:
+        """The server dies, and is started again."""
+        self.stop()
+        self.start()
 
     def drop(self) -> None:
         """End every connection, and go on serving."""
