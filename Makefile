@@ -25,7 +25,7 @@ test: install
 	$(PYTEST) --numprocesses 2 -m "not nightly and not alone"
 	$(PYTEST) -m alone
 
-# Arm processors, without one: emulated. Installs Debian packages, so it must be root.
+# Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed
 	$(PYTEST) tests/on_devices
 
@@ -40,7 +40,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edgeprune
-	$(BIN)/clang-format --dry-run --Werror backends/*/*.cc backends/*/*.h tests/native/*
+	$(BIN)/clang-format --dry-run --Werror backends/*/*.c backends/*/*.cc backends/*/*.h tests/native/*
 
 # With our libraries for this machine, which the packages in .venv are needed to compile.
 wheel: install

@@ -31,6 +31,8 @@ BEAT_S = 10.0
 SILENCE_S = 60
 WAIT_S = 1800.0
 ASK_AGAIN_S = 2.0
+# Till the end of a session is known here.
+NOTICE_S = 1.0
 # For the keeper itself to end a program and say so.
 GRACE_S = 30.0
 
@@ -111,7 +113,11 @@ class Folder:
         stage = self._stage(f"pull {name}")
         self._check_lost(stage)
         with self._timely(stage):
-            self.transport.pull(f"{self.transport.folder}/session/{name}", local)
+            try:
+                self.transport.pull(f"{self.transport.folder}/session/{name}", local)
+            except DeviceError:
+                self._check_open(stage)
+                raise
 
     def run(
         self, words: Sequence[str], limit_s: float, tell: Callable[[str], None] | None = None
@@ -214,9 +220,18 @@ class Folder:
             raise _lost(stage)
 
     def _check_alive(self, ended: Ended, stage: str) -> None:
-        """A session that its keeper has ended, as after silence, is a lost connection too."""
+        """What fails because the session has ended, as after silence, is a lost connection too."""
         if ended.code == LOST:
             raise _lost(stage, ended.words)
+        if ended.code:
+            self._check_open(stage)
+
+    def _check_open(self, stage: str) -> None:
+        try:
+            said = self._session.line(NOTICE_S)
+        except TimeoutError:
+            return
+        raise _lost(stage, said or "its keeper has ended")
 
     def _close(self, stream: Stream) -> None:
         try:

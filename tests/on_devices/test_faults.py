@@ -169,10 +169,10 @@ FAULTS: dict[tuple[str, str], type[EdgepruneError] | None] = {
 
 def note(device: Device, fault: str, step: str, words: str) -> None:
     """A line of the page; fails where something is left."""
-    when = "at once"
-    if not is_cleared(device):
-        assert fault == "device switched off and on", left(device)
-        when = "by the next session"
+    when = "by the next session"
+    if fault != "device switched off and on":
+        when = "at once"
+        assert is_cleared(device), left(device)
     device.reconnect()
     words = words or "-"
     words = words.replace(device.name, "*device*")
@@ -186,9 +186,12 @@ def test_a_fault_is_named_with_its_step_and_nothing_is_left(
     fault: str, step: str, device: Device, fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def happen() -> None:
-        if step == "run" and fault != "disk filled":
-            runner(device).send_signal(signal.SIGSTOP)
+        held = runner(device) if step == "run" else None
+        if held:
+            held.send_signal(signal.SIGSTOP)
         acts[fault]()
+        if held and fault == "disk filled":
+            held.send_signal(signal.SIGCONT)
 
     acts: dict[str, Callable[[], None]] = {
         "connection dropped": device.drop,
