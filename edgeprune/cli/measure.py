@@ -34,6 +34,10 @@ def measure(
     gate: Annotated[
         float | None, typer.Option(metavar="CELSIUS", help="Cool down to this first.")
     ] = None,
+    runner: Annotated[
+        Path | None,
+        typer.Option(help="An executor_runner or benchmark_model made for the device."),
+    ] = None,
 ) -> Outcome:
     """Run lowered files on a device: latency, loading time, memory; of every signature."""
     from edgeprune.devices import connect
@@ -46,7 +50,7 @@ def measure(
             "heat the device for each other"
         )
     console.say(f"{', '.join(titles)} on {device}, {threads} thread{'s' if threads > 1 else ''}")
-    with connect(device, threads=threads, gate_c=gate) as opened:
+    with connect(device, threads=threads, gate_c=gate, runner=runner) as opened:
         found = opened.measure_in_turns(loads, runs, True, 60 * sustained or LEAST_S)
     for name, each in found.items():
         _say(name if len(found) > 1 else "", each)
@@ -89,13 +93,21 @@ def _unused(name: str, taken: Iterable[str]) -> str:
 def _say(name: str, found: Measurement) -> None:
     if name:
         console.say(name)
+    load, first, memory = (
+        "not told" if each is None else f"{each:.{digits}f} {unit}"
+        for each, digits, unit in (
+            (found.load_ms, 1, "ms"),
+            (found.first_run_ms, 2, "ms"),
+            (found.peak_memory_mb, 1, "MiB"),
+        )
+    )
     console.say(
         f"  p50 {found.p50_ms:.3f} ms · p90 {found.p90_ms:.3f} ms · min {found.min_ms:.3f} ms · "
         f"max {found.max_ms:.3f} ms\n"
         f"  {len(found.samples_ms)} runs, varying by {found.cv:.0%} · "
         f"trimmed mean {found.trimmed_mean_ms:.3f} ms\n"
-        f"  load {found.load_ms:.1f} ms · first run {found.first_run_ms:.2f} ms · "
-        f"peak memory {found.peak_memory_mb:.1f} MiB · file {found.file_size_mb:.1f} MiB"
+        f"  load {load} · first run {first} · peak memory {memory} · "
+        f"file {found.file_size_mb:.1f} MiB"
     )
     for flag in found.flags:
         console.say(f"  {flag}")

@@ -62,6 +62,9 @@ class Device(Protocol):
     gate_c: float | None = protocol.GATE_C
     """The temperature that it is to cool to before a measurement; None does not wait."""
 
+    runner: Path | None = None
+    """One of the runtimes' own programs for the device, to time files in our runner's place."""
+
     def measure(
         self,
         file: str | os.PathLike[str],
@@ -129,24 +132,38 @@ register_device = DRIVERS.register
 
 
 def opener(
-    name: str, threads: int = 1, cpu: int | None = None, gate_c: float | None = None
+    name: str,
+    threads: int = 1,
+    cpu: int | None = None,
+    gate_c: float | None = None,
+    runner: Path | None = None,
 ) -> Callable[[], Device]:
     """What opens a device, here or in another process; see ``connect``."""
     kind, _, address = name.partition(":")
-    return partial(_opened, DRIVERS.named(kind), address, threads, cpu, gate_c)
+    return partial(_opened, DRIVERS.named(kind), address, threads, cpu, gate_c, runner)
 
 
 def _opened(
-    driver: Driver, address: str, threads: int, cpu: int | None, gate_c: float | None
+    driver: Driver,
+    address: str,
+    threads: int,
+    cpu: int | None,
+    gate_c: float | None,
+    runner: Path | None,
 ) -> Device:
     device = driver(address, threads, cpu)
     if gate_c is not None:
         device.gate_c = gate_c
+    device.runner = runner
     return device
 
 
 def connect(
-    name: str, threads: int = 1, cpu: int | None = None, gate_c: float | None = None
+    name: str,
+    threads: int = 1,
+    cpu: int | None = None,
+    gate_c: float | None = None,
+    runner: Path | None = None,
 ) -> Device:
     """Open a device; use it in a ``with`` block.
 
@@ -156,8 +173,10 @@ def connect(
         cpu: the first processor to pin to; None takes the last ones of the fastest cluster.
         gate_c: the temperature to cool to before a measurement; None takes what suits the kind of
             device: 37 °C for a phone, 60 °C for a board or PC, which tells its processor's.
+        runner: an ``executor_runner`` or ``benchmark_model`` made for the device, to time files in
+            our runner's place (docs/runner.md).
 
     Raises:
         InputError: no such kind of device, or more threads than processors.
     """
-    return opener(name, threads, cpu, gate_c)()
+    return opener(name, threads, cpu, gate_c, runner)()

@@ -43,6 +43,11 @@ class LocalDevice(Device):
         self._open = ExitStack()
 
     def __enter__(self) -> LocalDevice:
+        if self.runner is not None:
+            raise InputError(
+                f"{self.name}: got runner {self.runner}, but files are run in Python here. Name a "
+                "device that is reached by adb or ssh."
+            )
         self._folder = Path(self._open.enter_context(_scratch()))
         self._numbers = count()
         return self

@@ -84,9 +84,9 @@ class Measurement:
     Attributes:
         samples_ms: single runs after warm-up, in order, interleaved with the other artifacts of
             the same measurement.
-        first_run_ms: the first run after loading.
+        first_run_ms: the first run after loading; None where the runner does not tell.
         warmup_runs: how many came between it and the samples.
-        load_ms: from the file to a ready method, weight packing included.
+        load_ms: from the file to a ready method, weight packing included; None likewise.
         peak_memory_mb: growth of the resident set from before loading to its highest, in a
             process of its own; None if not asked for. MB are 2**20 bytes.
         file_size_mb: the artifact's size.
@@ -94,9 +94,9 @@ class Measurement:
 
     name: str
     samples_ms: tuple[float, ...]
-    first_run_ms: float
+    first_run_ms: float | None
     warmup_runs: int
-    load_ms: float
+    load_ms: float | None
     peak_memory_mb: float | None
     file_size_mb: float
     state: DeviceState

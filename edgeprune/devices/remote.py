@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from edgeprune import __version__
+from edgeprune import __version__, console
 from edgeprune.devices import protocol
 from edgeprune.devices.bundle import Bundle, find_bundle
 from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
@@ -34,8 +35,11 @@ from edgeprune.devices.runner import (
 )
 from edgeprune.devices.runtimes import runtime_of
 from edgeprune.devices.transport import Transport
+from edgeprune.devices.vendor_runners import vendor_answer, vendor_runner
 from edgeprune.errors import DeviceError, InputError
 from edgeprune.files import content_hash, sha256_of
+from edgeprune.kernels.build import build_library
+from edgeprune.kernels.libraries import LIBRARIES
 from edgeprune.kernels.load import has_composites, needs_library
 from edgeprune.task import Batch, Predict, batches
 
@@ -113,7 +117,7 @@ class RemoteDevice(Device):
         )
         state = self._state(answer)
         peaks: list[float | None] = [None] * len(workloads)
-        if memory:
+        if memory and (self.runner is None or "memory" in vendor_runner(self.runner.name).kinds):
             peaks = [
                 self._ask("memory", [load], [subject]).found[0].peak_memory_mb
                 for load, subject in zip(workloads, subjects, strict=True)
@@ -207,6 +211,8 @@ class RemoteDevice(Device):
         given = []
         for number, value in enumerate(load.inputs):
             name = f"input-{place}-{number}"
+            if self.runner is not None and path.suffix == ".tflite" and value.dtype == torch.int64:
+                value = value.int()  # our runner does this there
             self._folder.write(name, value.detach().contiguous().numpy().tobytes())
             kind = str(value.dtype).removeprefix("torch.")
             given.append(Given(kind, name, (1, *value.shape[1:])))
@@ -232,14 +238,11 @@ class RemoteDevice(Device):
             raise InputError(f"{self.name}: got files of two runtimes, wanted one in a measurement")
         (runtime,) = runtimes
         delegate = any(_calls_ours(load.path) for load in workloads)
-        bundle = self._pushed_bundle()
         job = Job(
             kind,
             runtime,
             tuple(subjects),
-            libraries=tuple(
-                f"{self._bundle_place}/{each.name}" for each in bundle.loaded_for(runtime, delegate)
-            ),
+            libraries=self._libraries(runtime, delegate),
             threads=self.threads,
             cpus=self.affinity,
             rounds=rounds,
@@ -247,10 +250,12 @@ class RemoteDevice(Device):
             gate_c=self.gate_c if kind == "measure" else None,
             limit_s=limit_s,
         )
-        self._folder.write("job", job_text(job))
-        words = [f"{self._bundle_place}/{bundle.program.name}", "job"]
-        ended = self._folder.run(words, limit_s + GRACE_S)
         names = ", ".join(load.path.name for load in workloads)
+        if self.runner is not None:
+            return self._ask_vendors(self.runner, job, names)
+        self._folder.write("job", job_text(job))
+        words = [f"{self._bundle_place}/{self._pushed_bundle().program.name}", "job"]
+        ended = self._folder.run(words, limit_s + GRACE_S)
         if ended.code == 1:
             raise InputError(f"{self.name}: {kind} {names}: {ended.words}")
         if ended.code >= MISSING:
@@ -260,6 +265,45 @@ class RemoteDevice(Device):
         file = self._scratch / ANSWER
         self._folder.get(ANSWER, file)
         return read_answer(file)
+
+    def _ask_vendors(self, program: Path, job: Job, names: str) -> Answer:
+        """Let a runtime's own program do it, started anew for every turn.
+
+        Raises:
+            InputError: it cannot do such a job.
+            DeviceError: it failed.
+        """
+        runner = vendor_runner(program.name)
+        if runner.runtime != job.runtime:
+            raise InputError(f"{program.name} runs files of {runner.runtime}, got {names}")
+        steps = runner.steps(self._pushed(program), job)
+        before, texts = self.facts.moment(self.affinity[0]), []
+        with console.progress(f"{program.name}: {names}", len(steps), "starts") as advance:
+            for step in steps:
+                ended = self._folder.run(step.words, job.limit_s + GRACE_S)
+                ended.checked(f"{self.name}: {program.name} {step.subject.name}")
+                texts.append((ended.stdout + ended.stderr).decode(errors="replace"))
+                advance(1)
+        self.facts = self._look()
+        moments = (before, self.facts.moment(self.affinity[0]))
+        return replace(vendor_answer(runner, job, texts), moments=moments)
+
+    def _libraries(self, runtime: str, delegate: bool) -> tuple[str, ...]:
+        """What the runner is to load, there."""
+        if self.runner is None:
+            loaded = self._pushed_bundle().loaded_for(runtime, delegate)
+            return tuple(f"{self._bundle_place}/{each.name}" for each in loaded)
+        if not delegate:
+            return ()
+        if runtime == "executorch":  # whose program loads none, and refuses
+            return (LIBRARIES[runtime].file,)
+        return (self._pushed(build_library(runtime, self._transport.target)),)
+
+    def _pushed(self, program: Path) -> str:
+        """Where a program or library is, from the session's folder."""
+        place = f"cache/{sha256_of(program)[:32]}/{program.name}"
+        self._folder.put(_present(program), place)
+        return f"../{place}"
 
     def _pushed_bundle(self) -> Bundle:
         """The runner and its libraries, there since the first call."""
@@ -313,7 +357,6 @@ def _processors(facts: Facts, threads: int, cpu: int | None) -> tuple[int, ...]:
 def _measurement(
     load: Workload, found: Found, peak_memory_mb: float | None, state: DeviceState
 ) -> Measurement:
-    assert found.load_ms is not None and found.first_run_ms is not None  # of kind measure
     return Measurement(
         name=load.name,
         samples_ms=found.samples_ms,
@@ -331,6 +374,12 @@ def _existing(path: Path) -> Path:
         raise InputError(f"{path}: no such file. Lower the program first.")
     runtime_of(str(path))
     return path
+
+
+def _present(program: Path) -> Path:
+    if not program.is_file():
+        raise InputError(f"--runner {program}: no such file")
+    return program
 
 
 def _calls_ours(path: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Protocol, TypeAlias
 
 from edgeprune.devices.protocol import STABLE_RUNS, is_stable
-from edgeprune.devices.runner import Answer, Found, Job, Subject
+from edgeprune.devices.runner import Answer, Found, Job, Kind, Subject
 from edgeprune.errors import EdgepruneError, InputError
 
 Words: TypeAlias = tuple[str, ...]
@@ -36,6 +36,8 @@ class VendorRunner(Protocol):
     """A program that runs files of one runtime."""
 
     runtime: str
+    kinds: tuple[Kind, ...]
+    """Of the jobs that it can do."""
 
     def steps(self, program: str, job: Job) -> tuple[Step, ...]:
         """What to run, in this order.
@@ -61,25 +63,25 @@ class ExecutorRunner:
     """ExecuTorch's ``executor_runner``; it must print its iterations one by one."""
 
     runtime = "executorch"
+    kinds: tuple[Kind, ...] = ("measure",)
     _ITERATION = re.compile(r"Iteration \d+ of \d+: ([\d.]+) ms")
     _LOADED = re.compile(r"Model loaded in ([\d.]+) ms")
 
     def steps(self, program: str, job: Job) -> tuple[Step, ...]:
-        """See ``VendorRunner``; ``run`` leaves each output in ``0-0.bin``, ``0-1.bin`` …"""
-        _check(job, "executor_runner", ("measure", "run"))
+        """See ``VendorRunner``."""
+        _check(job, "executor_runner", self.kinds)
         if job.libraries:
             raise InputError(
                 f"executor_runner loads no libraries, got {job.libraries[0]}. Link our delegate "
                 "into it, or lower with --delegate off."
             )
-        runs = WARMUP_RUNS + min(TURN, job.rounds) if job.kind == "measure" else 1
-        written = (f"--output_file={job.outputs}/0",) if job.kind == "run" else ()
+        runs = WARMUP_RUNS + min(TURN, job.rounds)
         return _in_turns(
             job,
             TURN,
             lambda each: (
                 *(program, f"--model_path={each.file}", f"--num_executions={runs}"),
-                *(f"--cpu_threads={job.threads}", *written),
+                f"--cpu_threads={job.threads}",
                 *((f"--inputs={_joined(each)}",) if each.inputs else ()),
             ),
         )
@@ -114,6 +116,7 @@ class BenchmarkModel:
     """
 
     runtime = "litert"
+    kinds: tuple[Kind, ...] = ("measure", "memory")
     _RUNS = re.compile(r"count=(\d+) (?:first=(\d+) )?curr=(\d+)")
     _TIMES = re.compile(r"Init: (\d+), First inference: (\d+)")
     _MEMORY = re.compile(r"Memory footprint delta .*overall=([\d.]+)")
@@ -121,7 +124,7 @@ class BenchmarkModel:
 
     def steps(self, program: str, job: Job) -> tuple[Step, ...]:
         """See ``VendorRunner``."""
-        _check(job, "benchmark_model", ("measure", "memory"))
+        _check(job, "benchmark_model", self.kinds)
         delegates = tuple(f"--external_delegate_path={library}" for library in job.libraries)
         return _in_turns(
             job,

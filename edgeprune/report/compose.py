@@ -214,12 +214,16 @@ def _measured(found: Measurement, score: Number | None) -> Model:
         min_ms=Number(found.min_ms, where),
         p50_ms=Number(found.p50_ms, where),
         p90_ms=Number(found.p90_ms, where),
-        first_run_ms=Number(found.first_run_ms, where),
-        load_ms=Number(found.load_ms, where),
-        peak_memory_mb=None if memory is None else Number(memory * MB_PER_MIB, where),
+        first_run_ms=_told(found.first_run_ms, where),
+        load_ms=_told(found.load_ms, where),
+        peak_memory_mb=_told(memory and memory * MB_PER_MIB, where),
         size_mb=Number(found.file_size_mb * MB_PER_MIB, where),
         score=score,
     )
+
+
+def _told(value: float | None, where: str) -> Number | None:
+    return None if value is None else Number(value, where)
 
 
 def _estimated(

@@ -70,6 +70,30 @@ def test_a_file_gives_on_a_device_what_it_gives_here(
     assert not (device.place / "session").exists()
 
 
+def test_a_runtimes_own_program_times_files_in_our_runners_place(
+    sshd: Sshd, lowered: dict[str, Path], tmp_path: Path
+) -> None:
+    # Neither program is to be had here: this one prints what benchmark_model would.
+    printed = Path(__file__).parents[1] / "runner" / "samples" / "benchmark_model.txt"
+    program = tmp_path / "benchmark_model"
+    program.write_text(f'#!/bin/sh\ntest -f "${{1#--graph=}}" || exit 1\ncat {printed}\n')
+    program.chmod(0o755)
+    batch = inputs("bert", batch=1)
+    with connect(sshd.name, runner=program) as opened:
+        found = opened.measure(lowered["bert"], batch, runs=3, memory=True)
+        with (
+            pytest.raises(InputError, match="cannot do 'run', only measure, memory"),
+            opened.predictor(lowered["bert"]) as predict,
+        ):
+            predict(batch)
+        with pytest.raises(InputError, match="benchmark_model runs files of litert"):
+            opened.measure(lowered["vit"], inputs("vit", batch=1))
+    assert len(found.samples_ms) == 4 and found.peak_memory_mb and found.load_ms
+    refused = pytest.raises(InputError, match="reached by adb or ssh")
+    with refused, connect("local", runner=program):
+        pass
+
+
 def test_a_second_session_waits_and_is_told_for_whom(device: Device) -> None:
     with connect(device.name) as first:
         assert isinstance(first, RemoteDevice)

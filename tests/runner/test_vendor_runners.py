@@ -51,11 +51,6 @@ def test_executor_runner_gives_single_runs_without_its_warm_up() -> None:
     assert first.peak_memory_mb is None and first.operators is None
 
 
-def test_executor_runner_writes_outputs() -> None:
-    (step,) = ExecutorRunner().steps("./r", job("run", "a.pte", outputs="out"))
-    assert "--num_executions=1" in step.words and "--output_file=out/0" in step.words
-
-
 def test_executor_runner_that_prints_only_a_sum_is_refused() -> None:
     old = "I 00:00:00.1 executorch:executor_runner.cpp:293] Model executed successfully 30 time(s)"
     with pytest.raises(EdgepruneError, match=r"a\.pte: executor_runner printed no iterations"):
@@ -98,10 +93,10 @@ def test_what_they_cannot_do_is_said() -> None:
     for steps, problem in (
         (lambda: ExecutorRunner().steps("", job("profile", "a.pte")), "cannot do 'profile'"),
         (
-            lambda: ExecutorRunner().steps("", job("run", "a.pte", libraries=("x.so",))),
+            lambda: ExecutorRunner().steps("", job("measure", "a.pte", libraries=("x.so",))),
             "loads no libraries",
         ),
-        (lambda: ExecutorRunner().steps("", Job("run", "", (named,))), "one method"),
+        (lambda: ExecutorRunner().steps("", Job("measure", "", (named,))), "one method"),
         (lambda: BenchmarkModel().steps("", job("run", "m.tflite")), "cannot do 'run'"),
         (
             lambda: BenchmarkModel().steps("", Job("memory", "", (wide,))),
