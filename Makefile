@@ -15,14 +15,15 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[tasks,dev]'
+	$(PIP) --editable '.[tasks,cluster,dev]'
 	touch $@
 
 demo: install
 	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
 
 test: install
-	$(PYTEST) --numprocesses 2 -m "not nightly"
+	$(PYTEST) --numprocesses 2 -m "not nightly and not alone"
+	$(PYTEST) -m alone
 
 # Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import torch
 
 from edgeprune import console, files
 from edgeprune.candidates import SearchResult
+from edgeprune.cluster import Cluster, open_cluster
 from edgeprune.config import RESOLVED
-from edgeprune.devices import Device, connect
+from edgeprune.devices import Device, OperatorTime
 from edgeprune.formulate import choices_of, token_levels
 from edgeprune.lower import Artifact
 from edgeprune.recover import Distilled
@@ -34,7 +35,9 @@ from edgeprune.steps import (
     score_stage,
     scored_examples,
     sites_stage,
+    solve_again_stage,
     solve_stage,
+    timing_stage,
     validate_stage,
 )
 from edgeprune.task import Task, load_task
@@ -93,19 +96,11 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         InfeasibleError: no plan meets the budget; says which bound and what is reachable.
     """
     settings = Settings(**named)
-    with Stages(settings.out, STAGES) as stages, _device(settings) as device:
-        planned = _planned(task, settings, stages, device)
-        search, found, dense = planned.search, planned.found, planned.dense
-        with stages.stage("recover"):
-            slim, distilled = recover_stage(
-                stages, search.sites, found.plan, search.task, planned.calibration, settings
-            )
-        with stages.stage("lower"):
-            artifact = lower_stage(slim, found.plan, planned.profile, search.lowering, settings)
-        with stages.stage("validate"):
-            verdict = validate_stage(stages, planned, slim, artifact, settings)
-            lowered = {"dense": dense, "pruned": artifact}
-            operators = operators_of(device, search.sites.program, lowered)
+    with _opened(settings, STAGES) as (stages, cluster, device):
+        planned = _planned(task, settings, stages, cluster, device)
+        proved = _proved(planned, settings, stages)
+    planned, artifact, verdict = proved.planned, proved.artifact, proved.verdict
+    search, found = planned.search, planned.found
     report = compose(
         search=search,
         found=found,
@@ -113,15 +108,48 @@ def build(task: Task | str, **named: Any) -> BuildResult:
         profile=planned.profile,
         budget=planned.budget,
         artifact=artifact,
-        distilled=distilled,
-        operators=operators,
+        distilled=proved.distilled,
+        operators=proved.operators,
         stages=stages.times,
-        command=command_of(planned, distilled, settings),
+        command=command_of(planned, proved.distilled, settings),
     )
     write_report(report, settings.out)
     _write_resolved(planned, settings)
     _conclude(verdict, settings)
     return BuildResult(settings.out, verdict, found, artifact)
+
+
+@dataclass(frozen=True)
+class _Proved:
+    planned: Planned
+    distilled: Distilled | None
+    artifact: Artifact
+    verdict: Verdict
+    operators: dict[str, Sequence[OperatorTime]]
+
+
+def _proved(planned: Planned, settings: Settings, stages: Stages) -> _Proved:
+    """The plan's finished file with its verdict; over budget, that of the next plan."""
+    while True:
+        search, found = planned.search, planned.found
+        with stages.stage("recover"):
+            slim, distilled = recover_stage(
+                stages, search.sites, found.plan, search.task, planned.calibration, settings
+            )
+        with stages.stage("lower"):
+            artifact = lower_stage(
+                *(slim, found.plan, planned.profile, search.lowering, settings),
+                planned.calibration,
+            )
+        with stages.stage("validate"):
+            timing = timing_stage(stages, planned, slim, artifact)
+            other = solve_again_stage(stages, planned, artifact, timing, settings)
+            if other is None:
+                verdict = validate_stage(stages, planned, slim, artifact, timing, settings)
+                lowered = {"dense": planned.dense, "pruned": artifact}
+                operators = operators_of(search.device, search.sites.program, lowered)
+                return _Proved(planned, distilled, artifact, verdict, operators)
+        planned = other
 
 
 def plan(task: Task | str, **named: Any) -> SearchResult:
@@ -132,12 +160,16 @@ def plan(task: Task | str, **named: Any) -> SearchResult:
     """
     settings = Settings(**named)
     names = STAGES[: STAGES.index("solve") + 1]
-    with Stages(settings.out, names) as stages, _device(settings) as device:
-        return _planned(task, settings, stages, device).found
+    with _opened(settings, names) as (stages, cluster, device):
+        return _planned(task, settings, stages, cluster, device).found
 
 
 def _planned(
-    task: Task | str, settings: Settings, stages: Stages, device: Device | None
+    task: Task | str,
+    settings: Settings,
+    stages: Stages,
+    cluster: Cluster,
+    device: Device | None,
 ) -> Planned:
     torch.manual_seed(settings.seed)
     with stages.stage("profile"):
@@ -147,13 +179,14 @@ def _planned(
         program, calibration = capture_stage(task)
     with stages.stage("sites"):
         sites = sites_stage(program, settings.out)
-        choices = choices_of(sites, profile.multiples)
+        choices = choices_of(sites, profile.multiples, lowering.axes)
         levels = token_levels(sites, profile.multiples)
+        levels = levels if "length" in lowering.axes else levels[:1]
     with stages.stage("score"):
-        damage = score_stage(stages, sites, choices, levels, calibration, settings)
+        damage = score_stage(stages, sites, choices, levels, calibration, settings, cluster)
     with stages.stage("cost"):
         table = cost_stage(sites, profile, lowering, device, levels, settings)
-        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget)
+        dense, bounds = dense_stage(stages, sites, table, lowering, device, budget, calibration)
     with stages.stage("solve"):
         search = Search(
             *(sites, choices, levels, damage, table, bounds, task),
@@ -166,6 +199,7 @@ def _planned(
             trial_steps=settings.trial_steps,
             trial_minutes=settings.trial_minutes,
             seed=settings.seed,
+            cluster=cluster,
         )
         for name in CONCLUSIONS:  # of an earlier build here: of another plan
             (settings.out / name).unlink(missing_ok=True)
@@ -185,6 +219,8 @@ def command_of(planned: Planned, distilled: Distilled | None, settings: Settings
     for name in ("criterion", "solver", "device", "threads"):
         if (value := getattr(settings, name)) != getattr(Settings, name):
             flags[name] = value
+    if settings.table:
+        flags["table"] = Path(settings.table).name
     if distilled:
         flags["recover-steps"] = distilled.steps
     else:
@@ -210,15 +246,20 @@ def _conclude(verdict: Verdict, settings: Settings) -> None:
     if verdict.scores is not None:
         name, before, after = verdict.scores.name, verdict.scores.dense, verdict.scores.file
         console.say(f"  {name} {100 * before:.2f} to {100 * after:.2f} on the test split")
+    if len(verdict.turns) > 1:
+        console.say(f"  {verdict.loop}")
     console.say(f"verdict: {verdict.status}" + (f" ({verdict.reason})" if verdict.reason else ""))
     console.say(f"see {settings.out / 'report.html'}")
 
 
 @contextlib.contextmanager
-def _device(settings: Settings) -> Iterator[Device | None]:
-    name = settings.measured_on
-    if name is None:
-        yield None
-        return
-    with connect(name, threads=settings.threads) as device:
-        yield device
+def _opened(
+    settings: Settings, names: tuple[str, ...]
+) -> Iterator[tuple[Stages, Cluster, Device | None]]:
+    """The build folder, what works for the build, and what measures if it is at hand."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(open_cluster(settings.cluster))
+        stages = stack.enter_context(Stages(settings.out, names))
+        name = settings.measured_on
+        device = stack.enter_context(cluster.device(name, settings.threads)) if name else None
+        yield stages, cluster, device

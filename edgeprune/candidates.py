@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeprune.plan import Plan
 from edgeprune.solve import Certificate, FrontPoint
+from edgeprune.validate.verdict import Turn
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,17 @@ class SearchResult:
         """The plan of the candidate that won."""
         return self.chosen.plan
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Of the closed loop: one for every correction of the table; none without a device."""
+        found = []
+        for correction in corrections(self.rounds):
+            rounds = [each for each in self.rounds if each.correction == correction]
+            plans = [c for each in rounds for c in each.candidates if c.measured_ms is not None]
+            over = sum(c.score is None for c in plans)
+            found.append(Turn(correction.latency, len(plans), over))
+        return tuple(turn for turn in found if turn.plans)
+
     def to_json(self) -> dict[str, Any]:
         """As stored in the build folder."""
         rounds = [
@@ -110,6 +122,11 @@ class SearchResult:
         )
         front = tuple(FrontPoint.from_json(point) for point in body["front"])
         return cls(front, rounds)
+
+
+def corrections(rounds: Sequence[Round]) -> tuple[Correction, ...]:
+    """What the table was corrected by, in order; rounds around a good plan keep the last one."""
+    return tuple(dict.fromkeys(each.correction for each in rounds))
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate:

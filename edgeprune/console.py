@@ -140,7 +140,9 @@ def _lines(description: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     def write() -> None:
         seconds = time.monotonic() - started
-        parts = (f"{description}: {_count(done, total, unit)}", f"{seconds:.0f} s", last_note)
+        left = f"{seconds * (total - done) / done:.0f} s left" if total and 0 < done < total else ""
+        spent = f"{seconds:.0f} s"
+        parts = (f"{description}: {_count(done, total, unit)}", spent, left, last_note)
         say(" · ".join(part for part in parts if part))
 
     def advance(n: int = 1, note: str = "") -> None:

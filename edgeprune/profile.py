@@ -20,6 +20,8 @@ ORIGINS = ("vendor", "estimated", "measured")
 RUNTIMES = ("executorch", "litert")
 DELEGATES = ("auto", "off")
 PRECISIONS = ("int8", "fp16", "fp32")
+# Those of edgeprune.lower.ACCELERATORS, said here without loading torch.
+COMPILERS = ("ethos-u55-256", "ethos-u65-256", "vulkan", "coreml")
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,16 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """An NPU, TPU or GPU beside the CPU; ``usable`` says whether edgeprune can lower to it."""
+    """An NPU, TPU or GPU beside the CPU.
+
+    Attributes:
+        usable: whether edgeprune can lower to it.
+        compiler: one of ``COMPILERS``, which does; empty if none does.
+    """
 
     name: str
     usable: bool
+    compiler: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,9 @@ class Profile:
         """How files for it are made, if nothing else is asked for."""
         from edgeprune.lower.lowering import Lowering  # with torch, which few commands need
 
-        return Lowering(self.precision, self.runtime, self.delegate, self.fastest.isa)  # type: ignore[arg-type]
+        usual = Lowering(self.precision, self.runtime, self.delegate, self.fastest.isa)  # type: ignore[arg-type]
+        compiler = self.accelerator.compiler if self.accelerator else ""
+        return usual.asked(accelerator=compiler) if compiler else usual
 
     @property
     def estimated(self) -> bool:
@@ -214,6 +224,8 @@ def profile_toml(profile: Profile) -> str:
     if profile.accelerator is not None:
         lines += ["", "[accelerator]", f"name = {toml_value(profile.accelerator.name)}"]
         lines.append(f"usable = {toml_value(profile.accelerator.usable)}")
+        if profile.accelerator.compiler:
+            lines.append(f"compiler = {toml_value(profile.accelerator.compiler)}")
     lines += ["", "[multiples]"]
     lines += _figures(profile, "multiples", profile.multiples, ("heads", "ffn", "tokens"))
     lines += ["", "[budget]"]
@@ -247,10 +259,12 @@ def _cluster(table: Table, notes: dict[str, Provenance]) -> Cluster:
 
 
 def _accelerator(table: Table) -> Accelerator:
-    table.only(("name", "usable"))
-    if table.flag("usable"):
-        raise table.error("usable", "got true, wanted false: edgeprune lowers to the CPU only.")
-    return Accelerator(table.text("name"), usable=False)
+    table.only(("name", "usable", "compiler"))
+    usable = table.flag("usable")
+    if not usable and "compiler" in table:
+        raise table.error("usable", "got false beside a compiler, wanted true.")
+    compiler = table.text("compiler", among=COMPILERS) if usable else ""
+    return Accelerator(table.text("name"), usable, compiler)
 
 
 def _budget(top: Table) -> Budget:

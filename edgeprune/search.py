@@ -6,30 +6,27 @@ import statistics
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from edgeprune import console
+from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget
-from edgeprune.candidates import Candidate, Correction, Round, SearchResult
+from edgeprune.candidates import Candidate, Correction, Round, SearchResult, corrections
+from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.cost import CostTable
 from edgeprune.devices import Device, Measurement, Workload
-from edgeprune.errors import InfeasibleError, InputError
+from edgeprune.errors import InfeasibleError
 from edgeprune.formulate import Choices, damage_of, formulate, plan_of
-from edgeprune.importance import Damage, Evidence
-from edgeprune.lower import lower
-from edgeprune.lower.lowering import Lowering
+from edgeprune.importance import Damage
+from edgeprune.lower.artifact import static_graph
+from edgeprune.lower.lowering import Lowering, lower_graph
 from edgeprune.plan import Plan
-from edgeprune.program.program import Program, as_tuple
-from edgeprune.recover import distil, refit
 from edgeprune.sites import Sites
 from edgeprune.solve import Bounds, FrontPoint, solve
 from edgeprune.stages import CANDIDATES
 from edgeprune.surgery import apply
-from edgeprune.task import Batch, Task, blaming, train_batches
+from edgeprune.task import Batch, Task
+from edgeprune.trial import Scored, Trial
 from edgeprune.validate.timing import MB_PER_MIB
 
 ROUNDS = 3
@@ -37,6 +34,8 @@ ROUNDS = 3
 # aims below the budget, and a candidate that is within it by a hair is not within it.
 AIM = 0.98
 WITHIN = 0.99
+# Plans that take less than this share of what was predicted were cut for nothing.
+CLOSE = 0.9
 # Single-site damages do not add up across axes, so plans are also solved for with an axis'
 # damage up to halved or doubled, and further in a direction that scores better, so many times.
 AXIS_FACTORS = (0.5, 0.7, 1.4, 2.0)
@@ -52,9 +51,8 @@ class Search:
         device: measures candidates; None leaves them predicted.
         dense: the lowered dense model, interleaved as the yardstick.
         folder: where candidates are lowered to, for as long as they are measured.
-        trial_steps: of distillation before a candidate is scored, if the task gives training
-            batches; which plan is best before it is not always best after.
-        trial_minutes: what those steps may take at most.
+        trial_steps, trial_minutes: of distillation before a candidate is scored; see ``Trial``.
+        cluster: where candidates are lowered and scored.
     """
 
     sites: Sites
@@ -73,11 +71,12 @@ class Search:
     trial_steps: int = 0
     trial_minutes: float | None = None
     seed: int = 0
+    cluster: Cluster = IN_PROCESS
 
     @cached_property
-    def evidence(self) -> Evidence:
-        """The dense outputs that candidates of a task without a validation score are held to."""
-        return Evidence(self.sites, self.calibration)
+    def _trial(self) -> Trial:
+        recovery = (self.trial_steps, self.trial_minutes, self.seed)
+        return Trial(self.sites, self.task, self.calibration, *recovery)
 
     def run(self) -> SearchResult:
         """Bring the solver's plans to the measured budget, then look around the best of them.
@@ -85,7 +84,46 @@ class Search:
         Raises:
             InfeasibleError: no plan meets the bounds; says which bound and the least reachable.
         """
-        found = self._within_budget()
+        return self._explored(self._within_budget(SearchResult((), ()), Correction(), {}))
+
+    def again(
+        self, found: SearchResult, finished: Candidate, bound_ms: float | None
+    ) -> SearchResult:
+        """Solve again, after the finished file of the chosen plan was measured over budget.
+
+        Other plans' measurements are taken to be off by as much as the chosen plan's was.
+
+        Args:
+            finished: the chosen candidate with the file's own costs.
+            bound_ms: the latency bound in the file's measurement.
+
+        Raises:
+            InfeasibleError: as ``run``, where no plan measured so far is within budget either.
+        """
+        before = next(each for each in found.rounds if found.chosen in each.candidates)
+        slower = 1.0
+        if bound_ms and before.bound_ms and finished.measured_ms and found.chosen.measured_ms:
+            promised = found.chosen.measured_ms / before.bound_ms
+            slower = finished.measured_ms / bound_ms / promised
+        judged = [self._judged(each, finished.plan, slower) for each in found.rounds]
+        judged.append(Round(before.correction, bound_ms, None, (replace(finished, score=None),)))
+        start = SearchResult(found.front, tuple(judged))
+        correction = self._corrected(before.correction, judged[-1].candidates, bound_ms)
+        return self._explored(self._within_budget(start, correction, finished.weights))
+
+    def _judged(self, known: Round, failed: Plan, slower: float) -> Round:
+        """The round without the scores of plans that are over budget where all is slower."""
+        candidates = [
+            replace(c, score=None)
+            if c.plan == failed
+            or not self._fits(replace(c, measured_ms=slower * (c.measured_ms or 0)), known.bound_ms)
+            else c
+            for c in known.candidates
+        ]
+        return replace(known, candidates=tuple(candidates))
+
+    def _explored(self, found: SearchResult) -> SearchResult:
+        """The same, and plans around the best one for as long as that makes it better."""
         for _ in range(PASSES):
             best = found.chosen
             if best.score is None:
@@ -98,12 +136,13 @@ class Search:
                 break
         return found
 
-    def _within_budget(self) -> SearchResult:
-        """At most ``ROUNDS`` rounds: plans over budget are solved for again."""
-        rounds: list[Round] = []
-        front: tuple[FrontPoint, ...] = ()
-        correction, variants = Correction(), [{}, *_around({})]
-        while variants and len(rounds) < ROUNDS:
+    def _within_budget(
+        self, start: SearchResult, correction: Correction, weights: Mapping[str, float]
+    ) -> SearchResult:
+        """Plans over budget are solved for again, until ``ROUNDS`` corrections were tried."""
+        front, rounds = start.front, list(start.rounds)
+        every = variants = [dict(weights), *_around(weights)]
+        while variants and len(corrections(rounds)) < ROUNDS:
             try:
                 points, found = self._round(correction, variants, _hashes(rounds))
             except InfeasibleError:
@@ -113,32 +152,45 @@ class Search:
             front = front or points
             if found.candidates:
                 rounds.append(found)
-            over = [c for c in found.candidates if c.score is None]
-            variants = [dict(c.weights) for c in over]
-            if variants:
-                correction = self._corrected(correction, over, found.bound_ms)
+            missed = [c for c in found.candidates if c.score is None] or self._overpriced(found)
+            # Several weights have one plan where a table is far off, and may have others next.
+            all_missed = len(missed) == len(found.candidates)
+            variants = every if missed and all_missed else [dict(c.weights) for c in missed]
+            if missed and len(corrections(rounds)) < ROUNDS:
+                correction = self._corrected(correction, missed, found.bound_ms)
         return SearchResult(front, tuple(rounds))
 
+    def _overpriced(self, found: Round) -> list[Candidate]:
+        """All plans of a round, if they were cut to the latency of a table that is far too high."""
+        bound, asked = found.bound_ms, self.bounds.latency_ms
+        pairs = [(c.measured_ms, c.predicted_ms) for c in found.candidates]
+        if not (bound and asked and all(got and said > CLOSE * asked for got, said in pairs)):
+            return []
+        shares = [(got or 0.0) / bound / (said / asked) for got, said in pairs]
+        return list(found.candidates) if statistics.median(shares) < CLOSE else []
+
     def _corrected(
-        self, known: Correction, over: Sequence[Candidate], bound_ms: float | None
+        self, known: Correction, missed: Sequence[Candidate], bound_ms: float | None
     ) -> Correction:
-        """The correction, as the plans over budget say; what it is, is said."""
+        """The correction, as the plans that missed the budget say; what it is, is said."""
         bounds = self.bounds
         # What is only a slower moment of the device is no error.
         moment = bound_ms / bounds.latency_ms if bound_ms and bounds.latency_ms else 1.0
-        costs = [self.table.predict(self.sites, c.plan) for c in over]
+        over = any(c.score is None for c in missed)
+        limit = bound_ms and (WITHIN * bound_ms if over else 0.0)
+        costs = [self.table.predict(self.sites, c.plan) for c in missed]
         memory = [cost.peak_memory_mb * MB_PER_MIB * known.memory for cost in costs]
         sizes = [cost.size_mb * MB_PER_MIB * known.size for cost in costs]
-        measured, predicted = zip(*((c.measured_ms, c.predicted_ms) for c in over), strict=True)
+        measured, predicted = zip(*((c.measured_ms, c.predicted_ms) for c in missed), strict=True)
         off = Correction(
-            _off(measured, [ms * moment for ms in predicted], bound_ms and WITHIN * bound_ms),
-            _off([c.peak_memory_mb for c in over], memory, bounds.peak_memory_mb),
-            _off([c.size_mb for c in over], sizes, bounds.size_mb),
+            _off(measured, [ms * moment for ms in predicted], limit),
+            _off([c.peak_memory_mb for c in missed], memory, bounds.peak_memory_mb),
+            _off([c.size_mb for c in missed], sizes, bounds.size_mb),
         )
         words = [f"{n} {100 * (f - 1):+.1f}%" for n, f in asdict(off).items() if f != 1.0]
         console.say(
-            f"  {len(over)} over budget, measured {', '.join(words)} against predicted: "
-            "correcting the table and solving again"
+            f"  {len(missed)} {'over' if over else 'far below'} budget, measured "
+            f"{', '.join(words)} against predicted: correcting the table and solving again"
         )
         return Correction(
             known.latency * off.latency, known.memory * off.memory, known.size * off.size
@@ -202,31 +254,29 @@ class Search:
             return None, candidates
         example = tuple(each[:1] for each in self.sites.program.example_inputs)
         workloads = [Workload("dense", self.dense, example)]
+        plans = [candidate.plan for candidate in candidates]
+        made = self.cluster.map(partial(_lowered, self.sites, self.lowering), plans)
         memory = self.bounds.peak_memory_mb is not None
         with tempfile.TemporaryDirectory(prefix=CANDIDATES, dir=self.folder) as folder:
             with console.progress("lowering candidates", len(candidates), "plans") as advance:
-                for candidate in candidates:
-                    path = Path(folder, f"{candidate.plan.hash}{self.lowering.suffix}")
-                    program = apply(self.sites.program, candidate.plan, self.sites)
-                    lower(program, path, self.lowering)
-                    workloads.append(Workload(candidate.plan.hash, path, example))
+                for plan, data in zip(plans, made, strict=True):
+                    path = Path(folder, f"{plan.hash}{self.lowering.suffix}")
+                    workloads.append(Workload(plan.hash, files.write_bytes(path, data), example))
                     advance(1)
             found = self.device.measure_in_turns(workloads, MEASURED_ROUNDS, memory)
-        measured = [_with_costs(c, found[c.plan.hash], self.bounds.percentile) for c in candidates]
+        measured = [with_costs(c, found[c.plan.hash], self.bounds.percentile) for c in candidates]
         return found["dense"].percentile_ms(self.bounds.percentile), measured
 
     def _scored(self, candidates: list[Candidate], bound_ms: float | None) -> list[Candidate]:
         """All candidates, those within the budget with their score after some recovery."""
-        scored = []
-        count = sum(self._fits(c, bound_ms) for c in candidates)
-        with console.progress("scoring candidates", count, "plans") as advance:
-            for candidate in candidates:
-                if self._fits(candidate, bound_ms):
-                    score, each = self._score(self._recovered(candidate.plan))
-                    candidate = replace(candidate, score=score, per_example=each)
-                    advance(1, f"{score:.4f}")
-                scored.append(candidate)
-        return scored
+        plans = [c.plan for c in candidates if self._fits(c, bound_ms)]
+        found: dict[str, Scored] = {}
+        with console.progress("scoring candidates", len(plans), "plans") as advance:
+            for plan, scored in zip(plans, self.cluster.map(self._trial, plans), strict=True):
+                found[plan.hash] = scored
+                advance(1, f"{scored[0]:.4f}")
+        pairs = ((c, *found.get(c.plan.hash, (None, None))) for c in candidates)
+        return [replace(c, score=score, per_example=each) for c, score, each in pairs]
 
     def _fits(self, candidate: Candidate, bound_ms: float | None) -> bool:
         """Whether all that was measured is within its bound."""
@@ -237,42 +287,19 @@ class Search:
         )
         return all(got is None or bound is None or got <= bound for got, bound in pairs)
 
-    def _recovered(self, plan: Plan) -> Program:
-        program = refit(self.sites, plan, self.calibration)
-        batches = train_batches(self.task) if self.trial_steps else None
-        if batches is None:
-            return program
-        return distil(
-            program,
-            self.sites.program,
-            batches,
-            steps=self.trial_steps,
-            minutes=self.trial_minutes,
-            seed=self.seed,
-        ).program
 
-    @torch.no_grad()
-    def _score(self, program: Program) -> tuple[float, tuple[float, ...] | None]:
-        """The score, and the numbers whose mean it is."""
-        with blaming(self.task, "validate"):
-            score = self.task.validate(lambda batch: program(*batch))
-        if score is not None:
-            numbers = np.asarray(score, dtype=float)
-            if not numbers.size or not np.isfinite(numbers).all():
-                raise InputError(
-                    f"task {self.task.name}: validate() gave {score!r}, wanted finite numbers"
-                )
-            each = tuple(numbers.tolist()) if numbers.ndim == 1 else None
-            return float(numbers.mean()), each
-        outputs = (as_tuple(program(*batch)) for batch in self.evidence.batches)
-        return -self.evidence.moved(outputs), None
+def _lowered(sites: Sites, lowering: Lowering, plan: Plan) -> bytes:
+    """The cut program as a file."""
+    program = apply(sites.program, plan, sites)
+    return lower_graph(*static_graph(program), lowering).data
 
 
 def _hashes(rounds: Sequence[Round]) -> set[str]:
     return {c.plan.hash for each in rounds for c in each.candidates}
 
 
-def _with_costs(candidate: Candidate, found: Measurement, percentile: int) -> Candidate:
+def with_costs(candidate: Candidate, found: Measurement, percentile: int) -> Candidate:
+    """The candidate with what was measured."""
     memory = found.peak_memory_mb
     return replace(
         candidate,
@@ -285,9 +312,9 @@ def _with_costs(candidate: Candidate, found: Measurement, percentile: int) -> Ca
 def _off(
     measured: Sequence[float | None], predicted: Sequence[float], bound: float | None
 ) -> float:
-    """The median of measured over predicted where the bound was missed; 1 where it was not."""
+    """The median of measured over predicted above the bound; 1 where nothing is."""
     pairs = zip(measured, predicted, strict=True)
-    off = [got / said for got, said in pairs if bound and got and got > bound]
+    off = [got / said for got, said in pairs if bound is not None and got and got > bound]
     return statistics.median(off) if off else 1.0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.importance import DEFAULT
-from edgeprune.lower.lowering import Delegate, Precision
+from edgeprune.lower.lowering import CPU, Delegate, Precision
 
 # 40 steps bring a uniform plan of MiniLM from 72.6 to 79.2 points on the validation split, 120 to
 # 79.8; the joint one from 80.2 to 82.3 and 82.6.
@@ -22,9 +22,11 @@ class Settings:
 
     Attributes:
         budget: None takes the profile's.
-        precision, runtime, delegate: as in ``Lowering``; None takes the profile's.
+        precision, runtime, delegate, accelerator: as in ``Lowering``; None takes the profile's.
         device: "local", or None: the profile's device is not at hand.
+        table: a cost table's file, or its name of `edgeprune tables`; None measures one.
         threads: of the runtime on the device.
+        cluster: ``host:port`` of the Ray cluster that does the work; None: this process.
         recover_minutes: of distillation at most; 0 leaves the least-squares refit alone.
         recover_steps: of distillation, exactly, however long they take: the same steps give the
             same file. None takes as many as fit into the minutes.
@@ -36,8 +38,11 @@ class Settings:
     precision: Precision | None = None
     runtime: str | None = None
     delegate: Delegate | None = None
+    accelerator: str | None = None
     device: str | None = None
+    table: str | None = None
     threads: int = 1
+    cluster: str | None = None
     seed: int = 0
     criterion: str = DEFAULT
     solver: str = "auto"
@@ -50,12 +55,14 @@ class Settings:
     @property
     def measured_on(self) -> str | None:
         """The device that measures; None where the profile's is not at hand."""
-        return self.device or ("local" if self.profile == "host" else None)
+        here = self.profile == "host" and self.accelerator in (None, CPU)
+        return self.device or ("local" if here else None)
 
     @property
     def asked_of_lowering(self) -> dict[str, Any]:
         """What is to be other than the profile's."""
-        asked = {key: getattr(self, key) for key in ("precision", "runtime", "delegate")}
+        keys = ("precision", "runtime", "delegate", "accelerator")
+        asked = {key: getattr(self, key) for key in keys}
         return {key: value for key, value in asked.items() if value is not None}
 
     @property

@@ -14,8 +14,16 @@ import torch
 
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
-from edgeprune.candidates import SearchResult
-from edgeprune.cost import CostTable, estimate_costs, measure_costs
+from edgeprune.candidates import SearchResult, corrections
+from edgeprune.cluster import IN_PROCESS, Cluster
+from edgeprune.cost import (
+    CostTable,
+    adapt,
+    estimate_costs,
+    measure_costs,
+    shelf,
+    vendor_costs,
+)
 from edgeprune.devices import (
     Device,
     OperatorTime,
@@ -24,7 +32,7 @@ from edgeprune.devices import (
     read_measurement,
     write_measurement,
 )
-from edgeprune.errors import InputError
+from edgeprune.errors import InfeasibleError, InputError
 from edgeprune.formulate import Choices
 from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
@@ -36,13 +44,13 @@ from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
 from edgeprune.program.graph import shape
 from edgeprune.recover import Distilled, distil, refit
-from edgeprune.search import Search
+from edgeprune.search import ROUNDS, Search, with_costs
 from edgeprune.settings import Settings
 from edgeprune.sites import Sites, find_sites
 from edgeprune.stages import Stages
 from edgeprune.task import Batch, Task, blaming, check_task, train_batches
 from edgeprune.validate import Predicted, Reference, Scored, Verdict, take_score, validate
-from edgeprune.validate.timing import MB_PER_MIB, check_latency
+from edgeprune.validate.timing import MB_PER_MIB, Timing, check_latency, over_budget
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +88,37 @@ def profile_stage(settings: Settings) -> tuple[Profile, Budget, Lowering]:
             "Leave --threads out, or give --device."
         )
     budget = Budget.parse(settings.budget) if settings.budget else profile.budget
-    note = profile.lowering_note()
+    lowering = profile.lowering.asked(**settings.asked_of_lowering)
+    note = profile.lowering_note() if lowering.offload is None else None
     if note:
         console.say(f"  {note}")
-    if profile.estimated:
+    if lowering.offload is not None:
+        _check_accelerator(settings, lowering)
+    elif profile.estimated:
         console.say(f"  {profile.name}: speeds are not measured; every prediction is an estimate")
-    lowering = replace(profile.lowering, **settings.asked_of_lowering)
     lowering.check_packages()
     console.say(f"  {profile.title}, {lowering}, {budget}")
     return profile, budget, lowering
+
+
+def _check_accelerator(settings: Settings, lowering: Lowering) -> None:
+    """Say what can be known of a file that nothing here runs."""
+    offload = lowering.offload
+    assert offload is not None
+    if not offload.selects:
+        console.say(f"  {offload.title}: no tokens are selected, which it cannot run")
+    if settings.measured_on is not None:
+        raise InputError(
+            f"--device {settings.measured_on}: got accelerator {lowering.accelerator}, whose files "
+            "edgeprune runs nowhere. Leave --device out, or give --accelerator cpu."
+        )
+    if offload.estimates:
+        console.say(f"  {offload.title}: costs are its compiler's estimates; nothing is measured")
+    else:
+        console.say(
+            f"  {offload.title}: files are lowered, and neither run nor timed; costs are estimates "
+            "of the CPU alone"
+        )
 
 
 def capture_stage(task: Task) -> tuple[Program, tuple[Batch, ...]]:
@@ -133,6 +163,7 @@ def score_stage(
     levels: tuple[int, ...],
     calibration: tuple[Batch, ...],
     settings: Settings,
+    cluster: Cluster = IN_PROCESS,
 ) -> Damage:
     """Every unit ranked, and the damage of every site measured alone."""
     batches = scored_examples(sites, calibration)
@@ -147,7 +178,7 @@ def score_stage(
     def measure() -> Damage:
         evidence = Evidence(sites, batches, settings.seed)
         orders = rank_units(evidence, settings.criterion)
-        return measure_damage(evidence, orders, widths, tokens)
+        return measure_damage(evidence, orders, widths, tokens, cluster)
 
     return stages.keep(
         stages.path("damage", *key, settings.seed, suffix=".json"),
@@ -166,7 +197,12 @@ def cost_stage(
     settings: Settings,
 ) -> CostTable:
     """What every piece costs on the device, written to ``table.json``."""
-    if device is None:
+    if settings.table:
+        table = adapt(shelf.find(settings.table), sites, lowering, device, settings.seed)
+    elif lowering.offload is not None and lowering.offload.estimates:
+        console.say(f"  costs are estimated by the compiler of the {lowering.offload.title}")
+        table = vendor_costs(sites, lowering, tokens=levels, seed=settings.seed)
+    elif device is None:
         console.say("  no device at hand: costs are estimated from the profile")
         table = estimate_costs(sites, profile, lowering)
     else:
@@ -182,15 +218,17 @@ def dense_stage(
     lowering: Lowering,
     device: Device | None,
     budget: Budget,
+    calibration: tuple[Batch, ...] = (),
 ) -> tuple[Artifact, AbsoluteBudget]:
     """The uncut model as a file, and the budget in numbers, given what that file costs."""
     program = sites.program
     path = stages.path("dense", program.fingerprint, vars(lowering), suffix=lowering.suffix)
-    artifact = lower(program, path, lowering)
+    artifact = lower(program, path, lowering, calibration)
+    _say_fallbacks(artifact)
     if device is None:
         guess = table.predict(sites, Plan(program.fingerprint))
         costs = (guess.latency_ms, guess.peak_memory_mb, guess.size_mb)
-        word = "estimated"
+        word = table.provenance
     else:
         workload = Workload("dense", path, example_of(program))
         # Kept, because the budget in numbers follows from it: a resumed build asks the same.
@@ -226,6 +264,12 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         lambda result, path: files.write_json(path, "search", result.to_json()),
         lambda path: SearchResult.from_json(files.read_json(path, "search")),
     )
+    _write_plan(search, found, settings)
+    return found
+
+
+def _write_plan(search: Search, found: SearchResult, settings: Settings) -> None:
+    """``plan.json``: the chosen plan with its certificate."""
     chosen = found.chosen
     found.plan.write(
         settings.out / "plan.json",
@@ -236,9 +280,8 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         },
         certificate=asdict(chosen.certificate) | {"weights": dict(chosen.weights)},
     )
-    word = "estimated" if chosen.measured_ms is None else "measured"
+    word = search.table.provenance if chosen.measured_ms is None else "measured"
     console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
-    return found
 
 
 def recover_stage(
@@ -296,12 +339,15 @@ def lower_stage(
     profile: Profile,
     lowering: Lowering,
     settings: Settings,
+    calibration: tuple[Batch, ...] = (),
 ) -> Artifact:
     """``model.pte`` or ``model.tflite`` with its delegation list and manifest."""
     out = settings.out
     for other in RUNTIMES.values():  # of an earlier build here
-        (out / f"model{other.suffix}").unlink(missing_ok=True)
-    artifact = lower(recovered, out / f"model{lowering.suffix}", lowering)
+        for stale in out.glob(f"model*{other.suffix}"):
+            stale.unlink()
+    artifact = lower(recovered, out / f"model{lowering.suffix}", lowering, calibration)
+    _say_fallbacks(artifact)
     delegation = write_delegation(out / "delegation.csv", artifact.delegation)
     body = manifest(
         artifact, plan.hash, profile.name, recovered.meta, [out / "plan.json", delegation]
@@ -313,16 +359,84 @@ def lower_stage(
     return artifact
 
 
+def timing_stage(
+    stages: Stages, planned: Planned, slim: Program, artifact: Artifact
+) -> Timing | None:
+    """The finished file and the dense one, measured in turns; None without a device."""
+    search, dense = planned.search, planned.dense
+    device = search.device
+    if device is None:
+        return None
+    state = device.state()
+    key = (artifact.sha256, dense.sha256, device.name, state.cpu_model, state.threads)
+    return stages.keep(
+        stages.path("timing", *key, suffix=".json"),
+        lambda: check_latency(artifact, device, dense, slim.example_inputs, memory=True),
+        lambda timing, path: files.write_json(path, "timing", timing.to_json()),
+        lambda path: Timing.from_json(files.read_json(path, "timing")),
+    )
+
+
+def solve_again_stage(
+    stages: Stages, planned: Planned, artifact: Artifact, timing: Timing | None, settings: Settings
+) -> Planned | None:
+    """The loop closed by the finished file: another plan, where it is over budget.
+
+    None where it is not, where the rounds are spent, and where no other plan is within budget.
+    """
+    search, found = planned.search, planned.found
+    if timing is None:
+        return None
+    bounds = timing.resolve(planned.budget)
+    if not over_budget(timing, bounds):
+        return None
+    if len(corrections(found.rounds)) >= ROUNDS:
+        console.say(f"  over budget, and the table was corrected {ROUNDS - 1} times already")
+        return None
+    finished = with_costs(found.chosen, timing.pruned, bounds.percentile)
+    try:
+        other = stages.keep(
+            stages.path("search", artifact.sha256, asdict(bounds), suffix=".json"),
+            lambda: search.again(found, finished, bounds.latency_ms),
+            lambda result, path: files.write_json(path, "search", result.to_json()),
+            lambda path: SearchResult.from_json(files.read_json(path, "search")),
+        )
+    except InfeasibleError as error:
+        console.say(f"  the plan stays: {error}")
+        return None
+    if other.chosen.score is None:
+        console.say("  the plan stays: none that was measured is within the budget")
+        return None
+    _write_plan(search, other, settings)
+    return replace(planned, found=other)
+
+
+def _say_fallbacks(artifact: Artifact) -> None:
+    """What an accelerator leaves to the CPU, and at what price; never silent."""
+    if artifact.lowering.offload is None:
+        return
+    left = [row for row in artifact.delegation if not row.delegated]
+    price = sum(float(row.assumed_ms or 0) for row in left)
+    priced = f", assumed to take {price:.3g} ms there" if price else ""
+    console.say(f"  {artifact.path.name}: {len(left)} operators stay on the CPU{priced}")
+    for row in artifact.fallbacks:
+        log.warning("%s falls back to the CPU: %s", row.node, row.why_not)
+
+
 def validate_stage(
     stages: Stages,
     planned: Planned,
     slim: Program,
     artifact: Artifact,
+    timing: Timing | None,
     settings: Settings,
 ) -> Verdict:
     """The verdict on the lowered file, written to ``verdict.json``.
 
     A relative budget is judged against the dense file measured in turns with the pruned one.
+
+    Args:
+        timing: as of ``timing_stage``.
     """
     search, found, dense = planned.search, planned.found, planned.dense
     task, program, device = search.task, search.sites.program, search.device
@@ -337,12 +451,13 @@ def validate_stage(
     predicted = Predicted(
         found.chosen.predicted_ms, cost.peak_memory_mb * MB_PER_MIB, estimated=device is None
     )
-    timing = None
-    if device is not None:
-        timing = check_latency(artifact, device, dense, slim.example_inputs, memory=True)
+    if artifact.estimate is not None:
+        memory_mb = (artifact.size_bytes + artifact.estimate.arena_bytes) / 1e6
+        predicted = Predicted(artifact.estimate.latency_ms, memory_mb, estimated=True, vendor=True)
     with contextlib.ExitStack() as stack:
         # The file can be checked here even where its speed cannot be measured.
-        runtime = device or stack.enter_context(connect("local"))
+        here = artifact.runnable is not None
+        runtime = device or (stack.enter_context(connect("local")) if here else None)
         verdict = validate(
             artifact,
             device,
@@ -354,6 +469,7 @@ def validate_stage(
             predicted=predicted,
             runtime=runtime,
         )
+    verdict = replace(verdict, turns=found.turns)
     verdict.write(settings.out)
     return verdict
 

@@ -35,6 +35,9 @@ Score: TypeAlias = float | np.ndarray
 Two models' numbers per example give a paired interval of their difference in the report.
 """
 
+# What the module of a task file is called: this and the file's stem.
+TASK_FILE_MODULE = "edgeprune_task_"
+
 BUILT_IN = {
     "digits-vit": "edgeprune.tasks.digits_vit:DigitsVit",
     "minilm-20news": "edgeprune.tasks.minilm_20news:MinilmNews",
@@ -331,7 +334,7 @@ def _own_tasks(module: ModuleType) -> dict[str, type[Task]]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{path}: no such task file (looked in {path.parent.resolve()})")
-    name = f"edgeprune_task_{path.stem}"
+    name = f"{TASK_FILE_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

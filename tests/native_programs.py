@@ -18,12 +18,15 @@ from pathlib import Path
 from edgeprune import files
 from edgeprune.cache import cache_dir
 from edgeprune.kernels.build import kernel_jobs
+from edgeprune.kernels.libraries import LIBRARIES
 from edgeprune.kernels.targets import TARGETS, Target, host_target
 
 NATIVE = Path(__file__).parent / "native"
 BACKENDS = NATIVE.parents[1] / "backends"
 # With the delegate's sources, each compiled alone: they declare their part of the C library.
 LITERT_PROGRAMS = ("fuzz_litert", "threads")
+# With the delegate and the runtime of the installed wheel, which is for this machine only.
+EXECUTORCH_PROGRAMS = ("fuzz_executorch",)
 HARNESSES = sorted(path.stem for path in NATIVE.glob("fuzz_*.cc") if path.stem != "fuzz_main")
 UNDEFINED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 
@@ -97,6 +100,12 @@ def compiled(program: str, toolchain: Toolchain) -> Path:
     flags = ("-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{BACKENDS}")
     shared = (BACKENDS / "kernels" / "reference.cc", BACKENDS / "region" / "region.cc")
     inputs = [*_sources_of(program, toolchain), *shared, *objects]
+    if program in EXECUTORCH_PROGRAMS:
+        library = LIBRARIES["executorch"]
+        sdk = library.sdk(host_target(), None)
+        links = (f"-l{name}" for name in library.links)
+        flags += (*library.compile_flags(sdk), f"-L{sdk}/lib", f"-Wl,-rpath,{sdk}/lib")
+        flags += ("-Wl,--no-as-needed", *links)
     return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
 
 
@@ -151,6 +160,8 @@ def _sources_of(program: str, toolchain: Toolchain) -> Iterator[Path]:
     yield NATIVE / f"{program}.cc"
     if program in LITERT_PROGRAMS:
         yield from sorted((BACKENDS / "litert").glob("*.cc"))
+    if program in EXECUTORCH_PROGRAMS:
+        yield BACKENDS / "executorch" / "delegate.cc"
     if program in HARNESSES and not toolchain.fuzzer:
         yield NATIVE / "fuzz_main.cc"
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeprune.build import STAGES, BuildResult, build
+from edgeprune.cost import CostTable, adapt
+from edgeprune.devices import connect
+from edgeprune.lower import Lowering
 from edgeprune.plan import Plan
-from edgeprune.program import Program
+from edgeprune.program import Program, capture
+from edgeprune.sites import find_sites
 from edgeprune.tasks.digits_vit import DigitsVit
 
-# The first of them builds; measuring the cost table takes minutes on two cores.
-pytestmark = pytest.mark.timeout(1500)
+# The first of them builds; measuring the cost table takes minutes.
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1500)]
 
 FILES = (
     *("model.pte", "manifest.json", "delegation.csv", "plan.json", "sites.json", "table.json"),
@@ -67,8 +73,55 @@ def test_the_same_build_again_resumes_and_gives_the_same_file(
     assert again.artifact.sha256 == built.artifact.sha256
     assert again.search.plan == built.search.plan
     report = json.loads((built.out / "report.json").read_text())
-    assert [stage["name"] for stage in report["stages"]] == list(STAGES)
+    assert list(dict.fromkeys(stage["name"] for stage in report["stages"])) == list(STAGES)
     assert {s["name"] for s in report["stages"] if s["resumed"]} >= {"score", "solve", "recover"}
+
+
+def test_a_table_off_by_two_fifths_is_corrected_until_plans_are_within_budget(
+    built: BuildResult,
+    digits: DigitsVit,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    true = CostTable.read(built.out / "table.json")
+    # The dense latency stays, so that half of it is half of the truth however busy the machine.
+    wrong = replace(true, scale=0.6 * true.scale, fixed_ms=0.6 * true.fixed_ms)
+    table = wrong.write(tmp_path / "wrong.json")
+    shutil.copytree(built.out / "stages", tmp_path / "out" / "stages")
+    asked = settings | {"out": tmp_path / "out", "budget": "latency=55%", "table": str(table)}
+    result = build(digits, **asked)
+    first, *later = result.verdict.turns
+    assert first.correction == 1.0 and first.over_budget == first.plans > 0
+    assert 1 <= len(later) <= 2 and later[0].correction == pytest.approx(1 / 0.6, rel=0.25)
+    assert later[-1].over_budget < later[-1].plans
+    assert result.search.chosen.score is not None
+    assert result.verdict.check("latency_ms").passed or len(later) == 2
+    assert result.verdict.loop in capsys.readouterr().out
+    report = json.loads((result.out / "report.json").read_text())
+    assert {each["correction"] for each in report["rounds"]} == {
+        1.0,
+        *(t.correction for t in later),
+    }
+    assert json.loads((result.out / "verdict.json").read_text())["turns"] == [
+        vars(turn) for turn in result.verdict.turns
+    ]
+
+
+def test_a_sister_devices_table_is_rescaled_by_a_dozen_measurements(
+    built: BuildResult, digits: DigitsVit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true = CostTable.read(built.out / "table.json")
+    sites = find_sites(capture(digits.model(), digits.example_inputs()))
+    sister = replace(true, device="adb: Sister", scale=3 * true.scale, fixed_ms=true.fixed_ms / 2)
+    with connect("local") as device:
+        found = adapt(sister, sites, Lowering(true.precision, true.runtime), device)  # type: ignore[arg-type]
+    assert (found.provenance, found.device, len(found.samples)) == ("rescaled", true.device, 12)
+    dense = found.predict(sites, Plan(sites.program.fingerprint)).latency_ms
+    assert dense == pytest.approx(found.dense_ms, rel=0.25)
+    said = capsys.readouterr().out
+    assert "processor was Sister, is " in said
+    assert f"{found.error_pct['rescaled_worst']:.1f}% at worst" in said
 
 
 def test_nothing_of_the_user_is_in_what_is_shipped_or_shown(built: BuildResult) -> None:

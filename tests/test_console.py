@@ -91,5 +91,6 @@ def test_a_pipe_hears_from_long_work(
     monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
     with console.progress("timing", 2) as advance:
         advance()
-        assert "timing: 1/2" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "timing: 1/2" in out and "s left" in out
         advance()

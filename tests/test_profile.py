@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from edgeprune.budget import Budget
 from edgeprune.errors import InputError
+from edgeprune.lower import ACCELERATORS
 from edgeprune.profile import (
+    COMPILERS,
     ORIGINS,
     Cluster,
     Multiples,
@@ -46,7 +48,7 @@ def spoil(file: Path, old: str, new: str) -> int:
 
 def test_the_devices_that_are_promised_are_there() -> None:
     promised = "pixel7 pixel8 pixel9 galaxy-s23 galaxy-s24 raspberrypi4 raspberrypi5"
-    promised += " jetson-orin-nano rk3588 n100"
+    promised += " jetson-orin-nano rk3588 n100 corstone-300-u55 corstone-300-u65"
     assert sorted(promised.split()) == DEVICES
     assert list_profiles()[0] == "host"
 
@@ -89,6 +91,22 @@ def test_an_idle_accelerator_is_said_with_what_is_used_instead() -> None:
     assert load_profile("raspberrypi5").lowering_note() is None
 
 
+def test_the_compilers_that_profiles_may_name_are_those_that_there_are() -> None:
+    assert sorted(COMPILERS) == sorted(ACCELERATORS)
+
+
+def test_an_unknown_compiler_is_refused(good: Path) -> None:
+    line = spoil(good, "usable = false", 'usable = true\ncompiler = "tpu"') + 1
+    with pytest.raises(InputError, match=rf'line {line}: .*got "tpu", wanted one of "ethos-u55'):
+        read_profile(good)
+
+
+def test_a_device_with_an_npu_survives_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "npu.toml"
+    file.write_text(profile_toml(load_profile("corstone-300-u55")))
+    assert read_profile(file) == load_profile("corstone-300-u55")
+
+
 def test_an_unknown_profile_is_answered_with_near_misses() -> None:
     with pytest.raises(InputError, match=r"no profile 'pixle8'.*Did you mean pixel8") as caught:
         load_profile("pixle8")
@@ -124,6 +142,7 @@ def test_an_unknown_key_deep_in_an_inline_table_is_refused_with_its_line(good: P
         ("value = 2.91", "value = nan", r"got nan, wanted a number above 0"),
         ("cores = { value = 1,", "cores = { value = 1.5,", r"got 1\.5, wanted a whole number"),
         ("usable = false", "usable = 0", r"got 0, wanted true or false"),
+        ("usable = false", 'usable = false\ncompiler = "vulkan"', r"got false beside a compiler"),
         ('from = "estimated"', 'from = "guessed"', r'got "guessed", wanted one of "vendor"'),
         ('runtime = "executorch"', 'runtime = "tvm"', r'got "tvm", wanted one of'),
         ('isa = ["neon"', "isa = [8", r"wanted a list of strings"),

@@ -28,6 +28,7 @@ from edgeprune.recover import distil, refit
 from edgeprune.search import AIM, Search
 from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
+from edgeprune.trial import Trial
 from edgeprune.validate.timing import MB_PER_MIB
 
 STATE = DeviceState("made up", "none", "none", None, (), None, (0,), 1, {})
@@ -162,7 +163,7 @@ def test_candidates_go_on_in_a_direction_that_scores_better(
         return formulate(*arguments)
 
     monkeypatch.setattr("edgeprune.search.formulate", noted)
-    monkeypatch.setattr(Search, "_score", lambda self, program: (-float(program.parameters), None))
+    monkeypatch.setattr(Trial, "_score", lambda self, program: (-float(program.parameters), None))
     result = search.run()
     assert result.chosen.score == max(c.score for c in every(result) if c.score is not None)
     assert result.chosen.weights == {"depth": 0.5}
@@ -209,6 +210,45 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
     assert all(c.score is not None for c in second.candidates)
     assert [names[0] for names in device.asked] == ["dense", "dense"]
     assert second.dense_ms == pytest.approx(0.95 * bound_of(search))
+
+
+@pytest.mark.usefixtures("one_candidate")
+def test_a_table_that_is_far_too_high_is_corrected_too(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.search.PASSES", 0)
+    closed, _ = with_device(search, tmp_path, 0.6, 0.95)
+    first, second = closed.run().rounds
+    (low,), (better,) = first.candidates, second.candidates
+    assert second.correction.latency == pytest.approx(0.6 * bound_of(search) / low.predicted_ms)
+    assert better.damage < low.damage and better.score is not None
+
+
+@pytest.mark.usefixtures("one_candidate")
+def test_a_finished_file_over_budget_is_solved_for_again(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.search.PASSES", 0)
+    closed, device = with_device(search, tmp_path, 0.95, 0.95)
+    bound = bound_of(search)
+    found = closed.run()
+    finished = replace(found.chosen, measured_ms=1.1 * bound)
+    other = closed.again(found, finished, bound)
+    assert other.plan != found.plan and other.chosen.score is not None
+    last = other.rounds[-1].correction.latency
+    assert last == pytest.approx(1.1 * bound / found.chosen.predicted_ms)
+    assert all(c.score is None for each in other.rounds[:-1] for c in each.candidates)
+    assert len(device.asked) == 2
+    assert [(turn.plans, turn.over_budget) for turn in other.turns] == [(2, 2), (1, 0)]
+    assert SearchResult.from_json(json.loads(json.dumps(other.to_json()))).plan == other.plan
+
+
+@pytest.mark.usefixtures("one_candidate")
+def test_never_more_than_three_corrections_are_tried(search: Search, tmp_path: Path) -> None:
+    closed, device = with_device(search, tmp_path, 1.1, 1.1, 1.1, 1.1)
+    found = closed.run()
+    assert len(device.asked) == len(found.turns) == 3
+    assert all(turn.plans == turn.over_budget for turn in found.turns)
 
 
 def test_a_plan_over_budget_is_solved_again_although_others_fit(

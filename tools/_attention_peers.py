@@ -121,12 +121,14 @@ class _Attention(nn.Module):
 def _xnnpack(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Engine:
     """Two batch matmuls and a softmax, as our lowering makes them; queries are scaled beforehand,
     as their projection's weights would be."""
-    from edgeprune.lower import lower_graph
+    from edgeprune.lower import Lowering, lower_graph
 
     inputs = [q * (q.shape[2] // heads) ** -0.5, k, v]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "attention.pte")
-        path.write_bytes(lower_graph(_Attention(heads), inputs).data)
+        path.write_bytes(
+            lower_graph(_Attention(heads), inputs, Lowering("fp32", delegate="off")).data
+        )
         program = _executorch()._load_program(str(path))
         method = program.load_method("forward")
     return Engine(lambda kept=program: method.call(inputs), lambda out: out[0])

@@ -4,4 +4,5 @@
 #define FUNCTION(name) void name(void) {}
 FUNCTION(malloc) FUNCTION(calloc) FUNCTION(free) FUNCTION(getenv) FUNCTION(strcmp) FUNCTION(dprintf)
 FUNCTION(pthread_create) FUNCTION(pthread_join) FUNCTION(memset) FUNCTION(posix_memalign) FUNCTION(memcpy)
-FUNCTION(clock_gettime)
+FUNCTION(clock_gettime) FUNCTION(syscall) FUNCTION(pthread_mutex_trylock)
+FUNCTION(pthread_mutex_unlock)

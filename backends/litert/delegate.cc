@@ -25,6 +25,7 @@ struct Plugin {
   bool verbose, timed;
   int32_t claimed;
   Time times[kOps];
+  Pool pool;
 };
 
 // A node of ours: tensors are indices, because the context moves them.
@@ -131,10 +132,6 @@ const char* read_node(const TfLiteContext& context, const TfLiteNode& from,
   *node = Node{};
   const char* reason = read_op(from, registration, node);
   if (reason) return reason;
-  // Threads that are started for a call cost more than half of a layer: MiniLM took 5.2 ms,
-  // not 3.3.
-  if (node->op == &kFullyConnected && context.recommended_num_threads > 1)
-    return "XNNPACK shares it among its threads";
   node->threads = 1;
   node->input_count = copied(from.inputs, Tensors::kMostInputs, node->inputs);
   node->output_count = copied(from.outputs, Tensors::kMostOutputs, node->outputs);
@@ -270,7 +267,8 @@ TfLiteStatus run(TfLiteContext* context, TfLiteNode* self) {
   const char* reason = call_of(*context, *node, &call);
   if (!reason && !has_all_memory(*context, *node, call)) reason = "a tensor without memory";
   if (reason) return refuse(context, *node, reason);
-  run_shared(*node->op, call, node->threads, context->tensors[node->workspace].data);
+  run_shared(*node->op, call, node->threads, context->tensors[node->workspace].data,
+             &node->plugin->pool);
   return kTfLiteOk;
 }
 
@@ -380,6 +378,8 @@ extern "C" EP_PUBLIC TfLiteDelegate* tflite_plugin_create_delegate(
 }
 
 extern "C" EP_PUBLIC void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) {
+  if (!delegate) return;
+  end_threads(&reinterpret_cast<Plugin*>(delegate)->pool);
   free(delegate);
 }
 

@@ -15,6 +15,9 @@ int strcmp(const char*, const char*);
 int clock_gettime(int clock, long* seconds_and_nanoseconds);
 int pthread_create(unsigned long*, const void*, void* (*)(void*), void*);
 int pthread_join(unsigned long, void**);
+int pthread_mutex_trylock(void*);
+int pthread_mutex_unlock(void*);
+long syscall(long number, ...);
 int dprintf(int, const char*, ...) __attribute__((format(printf, 2, 3)));
 }
 

@@ -13,6 +13,7 @@ from edgeprune.cli import (
     profiles,
     report,
     runner,
+    tables,
     validate,
 )
 from edgeprune.cli.app import app, main
@@ -32,5 +33,6 @@ __all__ = [
     "profiles",
     "report",
     "runner",
+    "tables",
     "validate",
 ]

@@ -13,7 +13,7 @@ from edgeprune.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeprune.lower import Artifact, TensorSpec
+    from edgeprune.lower import Artifact, Lowering, TensorSpec
 
 
 def read_artifact(model: Path) -> Artifact:
@@ -22,7 +22,7 @@ def read_artifact(model: Path) -> Artifact:
     Raises:
         InputError: a file is missing, or is not the one that the manifest describes.
     """
-    from edgeprune.lower import Artifact, DelegationRow, Lowering, Signature
+    from edgeprune.lower import Artifact, DelegationRow, Estimate, Lowering, Signature
 
     if not model.is_file():
         raise InputError(f"{model}: no such file. Make it with edgeprune build or edgeprune lower.")
@@ -39,17 +39,22 @@ def read_artifact(model: Path) -> Artifact:
     try:
         with delegation.open(newline="") as stream:
             rows = tuple(DelegationRow(**row) for row in csv.DictReader(stream))
+        words = ("precision", "runtime", "delegate", "accelerator")
+        lowering = Lowering(**{word: manifest[word] for word in words if word in manifest})
+        estimate = manifest.get("vendor_estimated")
         return Artifact(
             path=model,
-            lowering=Lowering(*(manifest[key] for key in ("precision", "runtime", "delegate"))),
+            lowering=lowering,
             inputs=_specs(manifest["inputs"]),
             outputs=_specs(manifest["outputs"]),
             delegation=rows,
-            delegated_nodes=sum(row.delegate != "cpu" for row in rows),
+            delegated_nodes=sum(row.delegated for row in rows),
             planned_memory_bytes=0,
             size_bytes=model.stat().st_size,
             sha256=sha256,
             seconds=0.0,
+            portable=_portable(model, lowering, manifest),
+            estimate=Estimate(**estimate) if estimate else None,
             signatures=tuple(
                 Signature(each["name"], _specs(each["inputs"]), _specs(each["outputs"]))
                 for each in manifest.get("signatures", ())
@@ -62,6 +67,19 @@ def read_artifact(model: Path) -> Artifact:
             f"{model.parent}: manifest.json or delegation.csv is not complete ({error!r}). "
             "Lower the model again."
         ) from error
+
+
+def _portable(model: Path, lowering: Lowering, manifest: dict[str, Any]) -> Path | None:
+    """The file that went into the accelerator's compiler, if there was one."""
+    from edgeprune.lower.artifact import portable_name
+
+    path = portable_name(model, lowering)
+    if path.name not in manifest["sha256"]:
+        return None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, but in manifest.json. Lower the model again.")
+    _check_sum(path, files.sha256_of(path), manifest)
+    return path
 
 
 def _specs(given: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -64,10 +64,20 @@ def build_flags(
         Literal["auto", "off"] | None,
         typer.Option(help="off: a file for apps without our library; the profile's if not given."),
     ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="An NPU or GPU, or cpu; the profile's if not given.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="What measures; with --profile host that is local.")
     ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="Costs measured before: of `edgeprune tables`, or a file."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the runtime; 1.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster that does the work.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random; 0.")] = None,
     criterion: Annotated[str | None, typer.Option(help="How units are ranked.")] = None,
     solver: Annotated[str | None, typer.Option(help="dp, milp or auto.")] = None,
@@ -153,6 +163,7 @@ def _task(asked: dict[str, Any]) -> Task:
 
 
 def _settings(asked: dict[str, Any]) -> Settings:
+    from edgeprune.cost import shelf
     from edgeprune.devices import DRIVERS
     from edgeprune.importance import CRITERIA, DEFAULT
     from edgeprune.settings import Settings
@@ -162,5 +173,7 @@ def _settings(asked: dict[str, Any]) -> Settings:
     CRITERIA.named(asked.get("criterion", DEFAULT))
     SOLVERS.named(asked.get("solver", "auto"))
     DRIVERS.named(asked.get("device", "local").partition(":")[0])
+    if "table" in asked:
+        shelf.find(asked["table"])
     settings = {key: value for key, value in asked.items() if key not in NOT_SETTINGS}
     return Settings(**settings)

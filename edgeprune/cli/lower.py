@@ -35,6 +35,9 @@ def lower(
     delegate: Annotated[
         Literal["auto", "off"] | None, typer.Option(help="off: a stock runtime loads the file.")
     ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="An NPU or GPU, or cpu; the profile's if not given.")
+    ] = None,
     profile: Annotated[str, typer.Option(help="The device it is for.")] = "host",
 ) -> Outcome:
     """Lower a model; its manifest.json and delegation.csv are put beside the file.
@@ -42,17 +45,19 @@ def lower(
     Several, such as a model captured at several lengths, become signatures of one .tflite, each
     under the name of its file; every one is run and checked against its model.
     """
-    from edgeprune.lower import Lowering, lower_signatures, write_delegation
     from edgeprune.lower import lower as lower_program
+    from edgeprune.lower import lower_signatures, write_delegation
     from edgeprune.lower.manifest import manifest, write_manifest
     from edgeprune.profile import load_profile
 
     device = load_profile(profile)
-    usual = device.lowering
-    lowering = Lowering(
-        *(precision or usual.precision, runtime or usual.runtime, delegate or usual.delegate),
-        isa=usual.isa,
-    )
+    asked: dict[str, str | None] = {
+        "precision": precision,
+        "runtime": runtime,
+        "delegate": delegate,
+    }
+    asked |= {"delegate": delegate, "accelerator": accelerator}
+    lowering = device.lowering.asked(**{key: word for key, word in asked.items() if word})
     out = out or Path(f"model{lowering.suffix}")
     beside = out.parent / "manifest.json"
     if beside.exists() and out.name not in files.read_json(beside, "manifest").get("sha256", {}):

@@ -36,6 +36,7 @@ def validate(
 
     Reads the task's test split again.
     """
+    from edgeprune.cluster import open_cluster
     from edgeprune.devices import connect
     from edgeprune.host import check_is_host
     from edgeprune.lower import Lowering, lower
@@ -58,14 +59,17 @@ def validate(
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         with console.progress("lowering the dense model", 1) as advance:
             uncut = scratch / f"dense{suffix}"
-            dense_file = lower(dense, uncut, artifact.lowering)
+            calibration = tuple(job.task.calibration())
+            dense_file = lower(dense, uncut, artifact.lowering, calibration)
             advance()
         name, threads = job.settings.measured_on, job.settings.threads
-        at_hand = opened.enter_context(connect(name, threads)) if name else None
+        cluster = opened.enter_context(open_cluster(job.settings.cluster))
+        at_hand = opened.enter_context(cluster.device(name, threads)) if name else None
         if at_hand is None and asked:
             raise InputError(
                 "--budget: the device is not at hand, so nothing can be measured. Add --device."
             )
+        here = artifact.runnable is not None
         timing, bounds = None, _bounds_of(before, job.budget)
         if at_hand is not None:
             example = dense.example_inputs
@@ -80,7 +84,7 @@ def validate(
             task=job.task,
             timing=timing,
             predicted=before.predicted,
-            runtime=at_hand or opened.enter_context(connect("local")),
+            runtime=at_hand or (opened.enter_context(connect("local")) if here else None),
         )
         if tflite_runtime:
             verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())

@@ -2,7 +2,18 @@
 
 from edgeprune.cost.measure import measure_costs
 from edgeprune.cost.plans import random_plan
+from edgeprune.cost.rescale import adapt, rescale_costs
 from edgeprune.cost.roofline import estimate_costs
 from edgeprune.cost.table import CostTable, Prediction
+from edgeprune.cost.vendor import vendor_costs
 
-__all__ = ["CostTable", "Prediction", "estimate_costs", "measure_costs", "random_plan"]
+__all__ = [
+    "CostTable",
+    "Prediction",
+    "adapt",
+    "estimate_costs",
+    "measure_costs",
+    "random_plan",
+    "rescale_costs",
+    "vendor_costs",
+]

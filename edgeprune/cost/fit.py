@@ -95,7 +95,7 @@ def fit_table(
     )
     table = replace(table, transition=_transition(sites, table, samples))
     table = _with_scale(sites, table, plans, samples)
-    table = _with_memory(sites, table, plans, samples)
+    table = with_memory(sites, table, plans, samples)
     return replace(table, error_pct=table.error_pct | _left_out_pct(costs))
 
 
@@ -123,7 +123,7 @@ def _grid(block: Block, values: Mapping[tuple[int, int], float]) -> Grid:
     return Grid(
         tuple((u, v) for (u, t), v in sorted(values.items()) if t == block.tokens),
         tuple((t, v) for (u, t), v in sorted(values.items()) if u == block.units),
-        tuple((*size, values[size]) for size in sorted(inner)),
+        tuple((*size, values[size]) for size in sorted(inner) if size in values),
     )
 
 
@@ -155,7 +155,8 @@ def _sampled(block: Block, samples: Samples, dense_ms: float, overhead: Line) ->
         chain_ms = samples[block_point(block, copies, units, tokens)].ratio * dense_ms
         return float(max(chain_ms - line_at(overhead, tokens * block.width), 0.0) / copies)
 
-    sizes = sizes_of(block, _sampled_tokens(block, samples))
+    every = sizes_of(block, _sampled_tokens(block, samples))
+    sizes = [size for size in every if block_point(block, copies, *size) in samples]
     alive = {s: samples[block_point(block, copies, *s)].working_set_bytes / MB for s in sizes}
     closing = [t for t in overhead_tokens(block) if block_point(block, copies, 0, t) in samples]
     removed = tuple((float(t), one_ms(0, t)) for t in closing)
@@ -206,7 +207,7 @@ def _with_scale(
     return replace(table, scale=float(scale), fixed_ms=float(fixed), error_pct=errors)
 
 
-def _with_memory(
+def with_memory(
     sites: Sites, table: CostTable, plans: Mapping[str, Plan], samples: Samples
 ) -> CostTable:
     """The file's constant part, what the process holds beside it, or what it leaves out."""

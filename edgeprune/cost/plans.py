@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,8 @@ from edgeprune.sites.length import TokenStream
 DENSE = "dense"
 # Shares that the whole-model anchors keep, beside the dense model.
 ANCHOR_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
+# With more of them a table is rescaled to another device: a dozen whole models in all.
+RESCALING_SHARES = (*ANCHOR_SHARES, 0.82, 0.67, 0.52, 0.37, 0.22)
 # Selections that are timed: tokens in, tokens kept, as shares of all.
 SELECTIONS = ((1, 7 / 8), (1, 1 / 2), (1, 1 / 8), (1 / 2, 3 / 8), (1 / 2, 1 / 8), (1 / 4, 1 / 8))
 
@@ -84,11 +87,13 @@ def _tokens(
     return tokens
 
 
-def anchor_plans(sites: Sites, seed: int) -> dict[str, Plan]:
+def anchor_plans(
+    sites: Sites, seed: int, shares: Sequence[float] = ANCHOR_SHARES
+) -> dict[str, Plan]:
     """Point name -> plan, to fit a table to; the dense model is the first."""
     rng = np.random.default_rng([seed, 0xA2C402])
     plans = {DENSE: Plan(sites.program.fingerprint)}
-    for share in ANCHOR_SHARES:
+    for share in shares:
         plan = random_plan(sites, rng, share)
         plans[f"plan {replace(plan, program='').hash}"] = plan
     return plans

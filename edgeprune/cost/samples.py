@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from edgeprune import files
 from edgeprune.cache import cache_dir
-from edgeprune.console import progress
+from edgeprune.console import Advance, progress
 from edgeprune.cost.memory import working_set_bytes
 from edgeprune.cost.plans import DENSE
 from edgeprune.devices.device import Device, Workload
@@ -113,6 +114,12 @@ def measure_calmly(
 def samples_file(program: Program, device: Device, lowering: Lowering) -> Path:
     """Where samples are kept: by graph (not weights), lowering, device, versions and code."""
     state = device.state()
+    ran_by = (device.name, state.cpu_model, state.threads)
+    return kept_samples(program, lowering, ran_by, state.versions)
+
+
+def kept_samples(program: Program, lowering: Lowering, *ran_by: object) -> Path:
+    """Where samples are kept that ``ran_by`` took, or estimated."""
     calls = [
         (op_name(node), node.name, shape(node), str(node.args), str(node.kwargs))
         for node in program.module.graph.nodes
@@ -123,8 +130,7 @@ def samples_file(program: Program, device: Device, lowering: Lowering) -> Path:
     key = files.content_hash(
         calls,
         vars(lowering),
-        (device.name, state.cpu_model, state.threads),
-        state.versions,
+        *ran_by,
         [files.sha256_of(path) for path in code],
     )
     return cache_dir() / "cost" / f"samples-{key}.json"
@@ -144,29 +150,75 @@ def _sample(body: dict[str, Any]) -> Sample:
     return Sample(**body | runs)
 
 
-def take_samples(
-    program: Program,
-    device: Device,
-    lowering: Lowering,
-    points: Sequence[Point],
-    path: Path,
-    known: Samples,
-) -> Samples:
-    """Measure what is not known yet, batch by batch, each kept at once: a killed run resumes."""
-    missing = [point for point in points if point.name not in known]
-    if not missing:
-        return known
-    samples = dict(known)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-")))
-        advance = stack.enter_context(progress("measuring costs", len(missing), "files"))
-        session = _Session(program, device, lowering, folder)
+class Sampler:
+    """Takes samples, batch by batch, each kept at once: what was stopped goes on from there.
+
+    Args:
+        path: where samples are kept.
+        names: of all points that may be asked for, to tell the time left at most.
+
+    Attributes:
+        taken: what was asked for so far, by name.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        device: Device,
+        lowering: Lowering,
+        path: Path,
+        names: Collection[str],
+    ) -> None:
+        self.path, self.known = path, read_samples(path)
+        self.most = sum(name not in self.known for name in names)
+        self.taken: Samples = {}
+        self._open_session = partial(_Session, program, device, lowering)
+        self._session: _Session | None = None
+        self._advance: Advance | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
+        self._open.close()
+        if kind and self.known:
+            log.warning(
+                "costs: measuring stopped; %d measured files are kept, and the same command goes "
+                "on from there",
+                len(self.known),
+            )
+
+    def take(self, points: Sequence[Point], note: str = "") -> None:
+        """Measure what is not known yet.
+
+        Args:
+            note: shown beside the progress.
+
+        Raises:
+            EdgepruneError: a piece cannot be lowered, or the device failed.
+        """
+        missing = [point for point in points if point.name not in self.known]
         for start in range(0, len(missing), BATCH):
+            session, advance = self._started()
             batch = missing[start : start + BATCH]
-            samples |= session.measure(batch, lambda name: advance(1, name))
-            body = {name: vars(sample) for name, sample in samples.items()}
-            files.write_json(path, "cost-samples", {"samples": body})
-    return samples
+            self.known |= session.measure(batch, partial(_tell, advance, note))
+            body = {name: vars(sample) for name, sample in self.known.items()}
+            files.write_json(self.path, "cost-samples", {"samples": body})
+        self.taken |= {point.name: self.known[point.name] for point in points}
+
+    def _started(self) -> tuple[_Session, Advance]:
+        """The session and its progress; nothing is lowered where all is known."""
+        if self._session is None or self._advance is None:
+            folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-"))
+            bar = progress("measuring costs", self.most, "files")
+            self._advance = self._open.enter_context(bar)
+            self._session = self._open_session(Path(folder))
+        return self._session, self._advance
+
+
+def _tell(advance: Advance, note: str, name: str) -> None:
+    advance(1, f"{note} {name}".lstrip())
 
 
 class _Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ class Prediction:
 class Grid:
     """A quantity over units × tokens, exact at its samples.
 
-    Sampled finely along units at all tokens and along tokens at all units; in between the two
-    lines are multiplied, and corrected by what coarse samples inside say.
+    Sampled along units at all tokens and along tokens at all units; in between the two lines are
+    multiplied, and corrected by what coarse samples inside say.
 
     Attributes:
         by_units: at all tokens.
         by_tokens: at all units.
-        inside: (units, tokens, value) on a rectangle of sizes that both lines hold.
+        inside: (units, tokens, value) at smaller sizes.
     """
 
     by_units: Line
@@ -137,11 +137,12 @@ class CostTable:
     """Predicts what a plan costs on one device, runtime, delegate and precision.
 
     Attributes:
-        device: its name, CPU and threads.
+        device: its kind and processor, as in "local: AMD EPYC 9B14"; a profile's name in an
+            estimate.
         versions: of what ran.
         date: when it was made, ISO 8601.
         program: fingerprint of the model.
-        provenance: "measured", or "estimated" from a profile.
+        provenance: "measured", "rescaled" from another device's, or "estimated" from a profile.
         dense_ms: the uncut model.
         blocks: one per kind of sub-layer.
         scale: whole models over the sum of their pieces.
@@ -152,10 +153,15 @@ class CostTable:
         unread_mb: of the file, what never comes into memory: LiteRT maps it, and reads few rows of
             an embedding.
         resident: memory per MB of the rest of the file; LiteRT holds mapped and packed weights.
-        error_pct: ``left_out_mean`` and ``_worst``: of interpolating samples that were left out,
-            relative to the whole block; ``anchors_mean`` and ``_worst``: of the whole models that
-            ``scale`` and ``fixed_ms`` were fitted to.
+        error_pct: ``between_samples``: how far interpolation may put a plan off (two standard
+            deviations), relative to the dense model; ``left_out_mean`` and ``_worst``: of
+            interpolating samples that were left out, relative to the whole block;
+            ``anchors_mean`` and ``_worst``: of the whole models that ``scale`` and ``fixed_ms``
+            were fitted to; ``rescaled_mean`` and ``_worst``: of whole models on the device that
+            it was rescaled to, each left out.
         samples: raw measurements, by what was measured.
+        system: the device's operating system; empty in an estimate.
+        source: whose table was rescaled, and when that was made; empty in others.
     """
 
     device: str
@@ -179,6 +185,13 @@ class CostTable:
     resident: float = 1.0
     error_pct: dict[str, float] = field(default_factory=dict)
     samples: dict[str, Any] = field(default_factory=dict)
+    system: str = ""
+    source: str = ""
+
+    @property
+    def processor(self) -> str:
+        """Without the kind of the device."""
+        return self.device.partition(": ")[2]
 
     def block_ms(self, residual: str, units: float, tokens: int) -> float:
         """A sub-layer with ``units`` of its main site at ``tokens`` tokens; 0 units: removed.
@@ -263,7 +276,10 @@ class CostTable:
             InputError: it is malformed.
         """
         try:
-            body = {key: body[key] for key in cls.__dataclass_fields__}
+            body = {
+                key: body[key] if kind.default is MISSING else body.get(key, kind.default)
+                for key, kind in cls.__dataclass_fields__.items()
+            }
             blocks = tuple(_read_block(block) for block in body["blocks"])
             moved = body["transition"]
             transition = moved and Transition(moved["tokens"], tuple(moved["factors"]))

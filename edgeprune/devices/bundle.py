@@ -1,24 +1,22 @@
 """The native runner for a device, with the runtimes' libraries and our delegates: needs no Python.
 
-ExecuTorch and LiteRT come out of the wheels for that machine, of the versions installed here.
+For Linux, ExecuTorch and LiteRT come out of the wheels for that machine, of the versions installed
+here. For Android, LiteRT comes out of its AAR, and the user has that.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from edgeprune import console, files
+from edgeprune import files
 from edgeprune.cache import cache_dir
+from edgeprune.devices.runner_build import EXECUTORCH, compile_for_android, compile_for_linux
+from edgeprune.devices.wheels import LITERT, sdk
 from edgeprune.errors import InputError
 from edgeprune.kernels.build import (
     ADAPTER_FLAGS,
@@ -27,23 +25,12 @@ from edgeprune.kernels.build import (
     ZIG,
     build_library,
     sources,
-    zig,
 )
 from edgeprune.kernels.libraries import LIBRARIES
 from edgeprune.kernels.targets import Target, host_target, target_named
 
-DOWNLOAD_LIMIT_S = 1800.0
 PROGRAM = "runner"
-# The operators and XNNPACK register themselves when they are loaded: nothing names them.
-_EXECUTORCH = (
-    *("libexecutorch.so", "libexecutorch_kernels_optimized.so"),
-    *("libexecutorch_kernels_quantized.so", "libexecutorch_backend_xnnpack.so"),
-    "libexecutorch_threadpool.so",
-)
 _DELEGATES = {name: LIBRARIES[name].file for name in ("executorch", "litert")}
-_LITERT = "libLiteRt.so"
-# Wheels are tagged by the oldest C library that they run with; ours may be as new as zig's target.
-_GLIBC = ("2_28", "2_27", "2_17")
 
 
 @dataclass(frozen=True)
@@ -51,11 +38,13 @@ class Bundle:
     """A folder that runs lowered files on a machine of its target.
 
     Attributes:
+        runtimes: by the runner's name, the libraries that a job for it names besides our delegate.
         versions: of the packages that its libraries are of.
     """
 
     folder: Path
     target: str
+    runtimes: dict[str, tuple[str, ...]]
     versions: dict[str, str]
 
     @property
@@ -74,33 +63,54 @@ class Bundle:
         Args:
             runtime: the runner's name for it.
             delegate: whether the file calls our delegate.
+
+        Raises:
+            InputError: this bundle is without that runtime.
         """
-        names = [_LITERT] if runtime == "litert" else []
-        names += [_DELEGATES[runtime]] if delegate else []
+        if runtime not in self.runtimes:
+            raise InputError(
+                f"{self.folder}: a bundle for {' and '.join(self.runtimes)}, without {runtime}. "
+                "Lower with --runtime litert, or see docs/runner.md."
+            )
+        names = (*self.runtimes[runtime], *((_DELEGATES[runtime],) if delegate else ()))
         return tuple(self.folder / name for name in names)
 
 
-def find_bundle(target: str) -> Bundle:
+def find_bundle(target: str, litert: Path | None = None) -> Bundle:
     """The bundle for a target; made if the cache does not have it, which downloads the wheels.
 
+    Args:
+        litert: LiteRT's library for Android.
+
     Raises:
-        InputError: no such target, one that it cannot be made for here, or no wheels.
-        EdgepruneError: the compiler refused; its words are in ``detail``.
+        InputError: no such target, no wheels, or for Android no NDK or no LiteRT.
+        EdgepruneError: a compiler refused; its words are in ``detail``.
     """
     wanted = target_named(target)
-    if not wanted.with_libc:
+    if wanted.with_libc:
+        versions = {name: metadata.version(name) for name in ("executorch", "ai-edge-litert")}
+    elif litert is None or not litert.is_file():
+        got = "none was given" if litert is None else f"{litert} is no file"
         raise InputError(
-            f"a runner for {target} is compiled with Android's NDK: docs/runner.md says how. Or "
-            "give a program of the runtime's own: --runner benchmark_model"
+            f"a bundle for {target} needs LiteRT's library: {got}. Take libLiteRt.so out of its "
+            "AAR: edgeprune bundle --litert FILE (docs/runner.md)"
         )
-    versions = {name: metadata.version(name) for name in ("executorch", "ai-edge-litert")}
+    else:
+        versions = {"litert": files.sha256_of(litert)[:12]}
     folder = cache_dir() / "bundles" / f"{target}-{_key(wanted, versions)}"
     if not (folder / "bundle.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-            _make(Path(aside, "bundle"), target, wanted, versions)
+            new = Path(aside, "bundle")
+            new.mkdir()
+            runtimes = (
+                _fill_for_android(new, target, litert)
+                if litert and not wanted.with_libc
+                else _fill_for_linux(new, target)
+            )
+            _seal(new, target, runtimes, versions)
             if not folder.exists():  # another process was as fast
-                Path(aside, "bundle").rename(folder)
+                new.rename(folder)
     return read_bundle(folder)
 
 
@@ -111,7 +121,8 @@ def read_bundle(folder: Path) -> Bundle:
         InputError: it is none.
     """
     body = files.read_json(folder / "bundle.json", "bundle")
-    return Bundle(folder, body["target"], body["versions"])
+    runtimes = {name: tuple(libraries) for name, libraries in body["runtimes"].items()}
+    return Bundle(folder, body["target"], runtimes, body["versions"])
 
 
 def write_bundle(bundle: Bundle, out: Path) -> Bundle:
@@ -131,93 +142,34 @@ def write_bundle(bundle: Bundle, out: Path) -> Bundle:
     return read_bundle(out)
 
 
-def sdk(package: str, target: str) -> Path:
-    """A package as its wheel for the target has it; the installed one, for this machine.
-
-    Raises:
-        InputError: there is no such wheel, or it cannot be had.
-    """
-    if target == host_target():
-        found = importlib.util.find_spec(package.replace("-", "_"))
-        assert found and found.submodule_search_locations
-        return Path(found.submodule_search_locations[0])
-    version = metadata.version(package)
-    folder = cache_dir() / "sdk" / f"{package}-{version}-{target}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-            _download(package, version, target_named(target), Path(aside))
-            if not folder.exists():
-                Path(aside, "unpacked").rename(folder)
-    return folder / package.replace("-", "_")
-
-
-def _make(folder: Path, target: str, wanted: Target, versions: dict[str, str]) -> None:
+def _fill_for_linux(folder: Path, target: str) -> dict[str, tuple[str, ...]]:
     executorch, litert = sdk("executorch", target), sdk("ai-edge-litert", target)
-    given = {"executorch": None if target == host_target() else executorch, "litert": None}
-    ours = [build_library(name, target, given[name]) for name in _DELEGATES]
-    folder.mkdir()
-    _compile(wanted, executorch, folder / PROGRAM)
-    for library in (*(executorch / "lib" / name for name in _EXECUTORCH), litert / _LITERT, *ours):
+    ours = (
+        build_library("executorch", target, None if target == host_target() else executorch),
+        build_library("litert", target),
+    )
+    compile_for_linux(target_named(target), executorch, folder / PROGRAM)
+    _copy((*(executorch / "lib" / name for name in EXECUTORCH), litert / LITERT, *ours), folder)
+    return {"executorch": (), "litert": (LITERT,)}
+
+
+def _fill_for_android(folder: Path, target: str, litert: Path) -> dict[str, tuple[str, ...]]:
+    compile_for_android(folder / PROGRAM)
+    _copy((litert, build_library("litert", target)), folder)
+    return {"litert": (litert.name,)}
+
+
+def _copy(libraries: Iterable[Path], folder: Path) -> None:
+    for library in libraries:
         shutil.copyfile(library, folder / library.name)
-    body: dict[str, Any] = {
-        "target": target,
-        "versions": versions,
-        "sha256": {path.name: files.sha256_of(path) for path in sorted(folder.iterdir())},
-    }
+
+
+def _seal(
+    folder: Path, target: str, runtimes: dict[str, tuple[str, ...]], versions: dict[str, str]
+) -> None:
+    held = {path.name: files.sha256_of(path) for path in sorted(folder.iterdir())}
+    body = {"target": target, "runtimes": runtimes, "versions": versions, "sha256": held}
     files.write_json(folder / "bundle.json", "bundle", body)
-
-
-def _compile(target: Target, executorch: Path, out: Path) -> None:
-    held = sorted((sources() / "runner").glob("*.cc"))
-    flags = (*ADAPTER_FLAGS, *LIBRARIES["executorch"].compile_flags(executorch), "-c")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        console.progress("compiling the runner", len(held) + 1, "files") as advance,
-        ThreadPoolExecutor(2) as pool,
-    ):
-        objects = [str(Path(folder, f"{source.stem}.o")) for source in held]
-        jobs = zip(map(str, held), objects, strict=True)
-        done = pool.map(lambda job: zig("c++", target, *flags, job[0], "-o", job[1]), jobs)
-        for source, _ in zip(held, done, strict=True):
-            advance(note=source.name)
-        zig("c++", target, *objects, *_link_flags(executorch), "-o", str(out))
-        advance(note=PROGRAM)
-
-
-def _link_flags(executorch: Path) -> tuple[str, ...]:
-    linked = tuple(f"-l:{name}" for name in _EXECUTORCH)
-    return (
-        *(f"-L{executorch}/lib", "-Wl,--no-as-needed", *linked, "-Wl,--as-needed", "-ldl"),
-        *("-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined", "-Wl,-s"),
-    )
-
-
-def _download(package: str, version: str, target: Target, folder: Path) -> None:
-    machine = target.triple.partition("-")[0]
-    platforms = (flag for each in _GLIBC for flag in ("--platform", f"manylinux_{each}_{machine}"))
-    words = (
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-        *("--no-deps", "--only-binary", ":all:", *platforms, "--dest", str(folder)),
-        f"{package}=={version.partition('+')[0]}",
-    )
-    with console.progress(f"downloading {package} {version} for {machine}", 1) as advance:
-        ended = subprocess.run(words, capture_output=True, text=True, timeout=DOWNLOAD_LIMIT_S)
-        advance()
-    if ended.returncode:
-        reason = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(
-            f"{package} {version} for {machine} cannot be downloaded: {reason[:300]}",
-            detail=ended.stderr,
-        )
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as held:
-        held.extractall(folder / "unpacked", [name for name in held.namelist() if _is_native(name)])
-
-
-def _is_native(name: str) -> bool:
-    """Of a wheel's files, a fifth: the rest is Python."""
-    return name.split("/")[1] in ("include", "lib", _LITERT)
 
 
 def _key(target: Target, versions: dict[str, str]) -> str:

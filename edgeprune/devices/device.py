@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -101,6 +102,8 @@ class Device(Protocol):
     def predictor(self, path: Path, signature: str = "") -> AbstractContextManager[Predict]:
         """Run a file on batches of any size, row by row; loaded once for the ``with`` block.
 
+        Within the block the device is busy: it is asked nothing else.
+
         Args:
             signature: as of a ``Workload``.
         """
@@ -125,6 +128,23 @@ DRIVERS: Registry[Driver] = Registry("device")
 register_device = DRIVERS.register
 
 
+def opener(
+    name: str, threads: int = 1, cpu: int | None = None, gate_c: float | None = None
+) -> Callable[[], Device]:
+    """What opens a device, here or in another process; see ``connect``."""
+    kind, _, address = name.partition(":")
+    return partial(_opened, DRIVERS.named(kind), address, threads, cpu, gate_c)
+
+
+def _opened(
+    driver: Driver, address: str, threads: int, cpu: int | None, gate_c: float | None
+) -> Device:
+    device = driver(address, threads, cpu)
+    if gate_c is not None:
+        device.gate_c = gate_c
+    return device
+
+
 def connect(
     name: str, threads: int = 1, cpu: int | None = None, gate_c: float | None = None
 ) -> Device:
@@ -140,8 +160,4 @@ def connect(
     Raises:
         InputError: no such kind of device, or more threads than processors.
     """
-    kind, _, address = name.partition(":")
-    device = DRIVERS.named(kind)(address, threads, cpu)
-    if gate_c is not None:
-        device.gate_c = gate_c
-    return device
+    return opener(name, threads, cpu, gate_c)()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +59,18 @@ class Environment:
         if not python.exists():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with console.progress(f"installing {self.package} {self.version}", 1) as advance:
-                self._make()
+                with self._alone():
+                    if not python.exists():
+                        self._make()
                 advance()
         return python
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time: of two that made it, one would move its own into the other's."""
+        with self.folder.with_name(f"{self.folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def packages(self) -> Path:
         """The folder of its packages.

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgeprune import console
+from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.importance.evidence import Evidence
 from edgeprune.importance.readers import refitted_tensors
 from edgeprune.plan import Plan
 from edgeprune.program.program import as_tuple
 from edgeprune.surgery import apply
+
+Cut: TypeAlias = tuple[str, int]
+"""A site, and how many of its units stay."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def measure_damage(
     orders: dict[str, tuple[int, ...]],
     width_levels: Mapping[str, Sequence[int]],
     token_levels: Sequence[int],
+    cluster: Cluster = IN_PROCESS,
 ) -> Damage:
     """Measure every site alone.
 
@@ -79,43 +85,35 @@ def measure_damage(
         orders: width site -> units, the most important first.
         width_levels: width site -> numbers of kept units to measure.
         token_levels: numbers of kept tokens to measure.
+        cluster: where they are measured.
     """
     sites = evidence.sites
-    streams = [s for s in sites.streams if s.why_not is None]
-    counts = {s.name: [t for t in token_levels if t < s.tokens.size] for s in streams}
-    cuts = (*width_levels.values(), sites.residuals, *counts.values())
-    total = sum(len(each) for each in cuts)
-    with console.progress("measuring damage", total=total, unit="cuts") as advance:
-
-        def noted(damage: float, what: str) -> float:
-            advance(1, what)
-            return damage
-
-        width = {
-            name: {sites.get(name).units: 0.0}
-            | {
-                k: noted(_fewer_units(evidence, name, orders[name][:k]), f"{name} {k}")
-                for k in levels
-            }
-            for name, levels in width_levels.items()
-        }
-        removed = {
-            r.name: noted(evidence.movement({evidence.gated.paths[r.name]: torch.zeros(1)}), r.name)
-            for r in sites.residuals
-        }
-        tokens = {
-            s.name: {s.tokens.size: 0.0}
-            | {
-                k: noted(_fewer_tokens(evidence, s.name, k), f"{s.name} {k}")
-                for k in counts[s.name]
-            }
-            for s in streams
-        }
-    return Damage(orders, width, removed, tokens)
+    width = {name: {sites.get(name).units: 0.0} for name in width_levels}
+    tokens = {s.name: {s.tokens.size: 0.0} for s in sites.streams if s.why_not is None}
+    removed = {residual.name: {1: 0.0} for residual in sites.residuals}
+    cuts = [
+        *((name, kept) for name, levels in width_levels.items() for kept in levels),
+        *((name, 0) for name in removed),
+        *((s, kept) for s, (whole,) in tokens.items() for kept in token_levels if kept < whole),
+    ]
+    found = cluster.map(partial(_damage, evidence, orders), cuts)
+    every = width | removed | tokens
+    with console.progress("measuring damage", total=len(cuts), unit="cuts") as advance:
+        for (name, kept), damage in zip(cuts, found, strict=True):
+            every[name][kept] = damage
+            advance(1, f"{name} {kept}")
+    return Damage(orders, width, {name: levels[0] for name, levels in removed.items()}, tokens)
 
 
-def _fewer_units(evidence: Evidence, name: str, units: tuple[int, ...]) -> float:
-    return evidence.movement(_cut_and_refit(evidence, name, units))
+def _damage(evidence: Evidence, orders: Mapping[str, tuple[int, ...]], cut: Cut) -> float:
+    """How far the outputs move when one site alone is cut."""
+    name, kept = cut
+    axis = evidence.sites.get(name).axis
+    if axis == "tokens":
+        return _fewer_tokens(evidence, name, kept)
+    if axis == "sublayer":
+        return evidence.movement({evidence.gated.paths[name]: torch.zeros(1)})
+    return evidence.movement(_cut_and_refit(evidence, name, orders[name][:kept]))
 
 
 def _cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -33,6 +34,10 @@ class Evidence:
         self.sites = sites
         self.batches = tuple(batches)
         self.seed = seed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it is made of: what was derived is derived again."""
+        return Evidence, (self.sites, self.batches, self.seed)
 
     @cached_property
     def gated(self) -> Gated:

@@ -138,13 +138,22 @@ def kernel_jobs(target: Target) -> Iterator[tuple[str, ...]]:
 
 
 def zig(language: str, target: Target, *arguments: str) -> None:
-    """Run the compiler for a target.
+    """Run the compiler that pip installs, for a target.
 
     Raises:
         EdgepruneError: it refused; its words are in ``detail``.
     """
-    command = [sys.executable, "-m", "ziglang", language, "-target", target.triple, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    command = (sys.executable, "-m", "ziglang", language, "-target", target.triple)
+    run_compiler(command, *arguments)
+
+
+def run_compiler(command: tuple[str, ...], *arguments: str) -> None:
+    """Run any compiler.
+
+    Raises:
+        EdgepruneError: it refused; its words are in ``detail``.
+    """
+    ended = subprocess.run([*command, *arguments], capture_output=True, text=True)
     if ended.returncode:
         first = next((line for line in ended.stderr.splitlines() if "error" in line), "no reason")
         raise EdgepruneError(f"native code does not compile: {first}", detail=ended.stderr)

@@ -14,8 +14,8 @@ import torch
 
 from edgeprune import files
 from edgeprune.errors import InputError
-from edgeprune.lower.delegation import DelegationRow
-from edgeprune.lower.lowering import Lowering, lower_graph
+from edgeprune.lower.delegation import FALLBACK, DelegationRow
+from edgeprune.lower.lowering import Estimate, Lowering, lower_graph
 
 if TYPE_CHECKING:
     from edgeprune.program import Program
@@ -50,6 +50,9 @@ class Artifact:
             workspace and packed weights come on top.
         seconds: how long the lowering took.
         signatures: of a file with several; ``inputs`` and ``outputs`` are then those of the first.
+        portable: the same program as it went into an accelerator's compiler, as a file that this
+            machine can run; None where there is none.
+        estimate: of the accelerator's compiler, if it gives one.
     """
 
     path: Path
@@ -63,16 +66,38 @@ class Artifact:
     sha256: str
     seconds: float
     signatures: tuple[Signature, ...] = ()
+    portable: Path | None = None
+    estimate: Estimate | None = None
+
+    @property
+    def runnable(self) -> Path | None:
+        """What this machine can run of it; None for an accelerator's file with nothing beside."""
+        return self.path if self.lowering.offload is None else self.portable
+
+    @property
+    def fallbacks(self) -> tuple[DelegationRow, ...]:
+        """Operators on the CPU that should be on the accelerator."""
+        return tuple(row for row in self.delegation if row.delegate == FALLBACK)
 
     def __fspath__(self) -> str:
         """Its path, so that an artifact goes wherever a file does."""
         return str(self.path)
 
 
-def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> Artifact:
+def lower(
+    program: Program,
+    out: str | os.PathLike[str],
+    lowering: Lowering,
+    calibration: Sequence[tuple[torch.Tensor, ...]] = (),
+) -> Artifact:
     """Lower ``program`` at batch 1 into the file ``out``, whole or not at all.
 
-    The same program gives the same bytes.
+    For an accelerator whose compiler starts from a file that this machine can run, that one is
+    written beside it. The same program gives the same bytes.
+
+    Args:
+        calibration: batches of inputs, for accelerators that need scales for activations; the
+            program's few example inputs if not given.
 
     Raises:
         InputError: ``out`` cannot be written, or is named as another runtime's file.
@@ -80,8 +105,12 @@ def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> 
     """
     started = time.perf_counter()
     out = checked_name(out, lowering)
-    lowered = lower_graph(*static_graph(program), lowering)
+    given = calibration or (program.example_inputs,)
+    lowered = lower_graph(*static_graph(program), lowering, given)
     files.write_bytes(out, lowered.data)
+    portable = None
+    if lowered.portable is not None:
+        portable = files.write_bytes(portable_name(out, lowering), lowered.portable)
     return Artifact(
         path=out,
         lowering=lowering,
@@ -93,7 +122,14 @@ def lower(program: Program, out: str | os.PathLike[str], lowering: Lowering) -> 
         size_bytes=len(lowered.data),
         sha256=hashlib.sha256(lowered.data).hexdigest(),
         seconds=time.perf_counter() - started,
+        portable=portable,
+        estimate=lowered.estimate,
     )
+
+
+def portable_name(out: Path, lowering: Lowering) -> Path:
+    """Beside ``out``: the file that went into the accelerator's compiler."""
+    return out.with_name(f"{out.stem}_{lowering.precision}{out.suffix}")
 
 
 def checked_name(out: str | os.PathLike[str], lowering: Lowering) -> Path:

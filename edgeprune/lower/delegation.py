@@ -1,4 +1,4 @@
-"""Who runs each operator of a lowered program, and why XNNPACK refused the rest."""
+"""Who runs each operator of a lowered program, and why the delegate refused the rest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from edgeprune import files
 
+FALLBACK = "fallback"
+ON_CPU = ("cpu", FALLBACK)
+
 
 @dataclass(frozen=True)
 class DelegationRow:
@@ -19,9 +22,12 @@ class DelegationRow:
     Attributes:
         node: its name in the lowered graph.
         op: the operator, as in ``aten.linear.default``.
-        delegate: ``xnnpack``, ``edgeprune`` (ours), or ``cpu`` for the runtime's own kernels.
+        delegate: ``xnnpack``, ``edgeprune`` (ours), an accelerator's name, or ``cpu`` for the
+            runtime's own kernels; ``fallback`` for those too, where the accelerator runs
+            operators of this kind and yet not this one.
         region: number of the delegate call it is part of; empty on the CPU.
         why_not: why the delegate does not run it; empty if it does.
+        assumed_ms: of an operator beside an accelerator, what it is priced at, by assumption.
     """
 
     node: str
@@ -29,6 +35,12 @@ class DelegationRow:
     delegate: str
     region: str
     why_not: str
+    assumed_ms: str = ""
+
+    @property
+    def delegated(self) -> bool:
+        """Whether a delegate runs it."""
+        return self.delegate not in ON_CPU
 
 
 def write_delegation(path: str | os.PathLike[str], rows: Iterable[DelegationRow]) -> Path:

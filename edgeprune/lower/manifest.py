@@ -10,7 +10,6 @@ from typing import Any
 
 from edgeprune import files
 from edgeprune.lower.artifact import Artifact
-from edgeprune.versions import COMMON, versions
 
 
 def manifest(
@@ -33,7 +32,8 @@ def manifest(
     """
     several = artifact.signatures
     names = {artifact.path.name: artifact.sha256}
-    names |= {path.name: files.sha256_of(path) for path in shipped}
+    beside = (artifact.portable,) if artifact.portable else ()
+    names |= {path.name: files.sha256_of(path) for path in (*shipped, *beside)}
     return {
         "plan": plan_hash,
         "profile": Path(profile).name,
@@ -41,9 +41,10 @@ def manifest(
         "inputs": [asdict(spec) for spec in artifact.inputs],
         "outputs": [asdict(spec) for spec in artifact.outputs],
         **({"signatures": [asdict(each) for each in several]} if several else {}),
+        **({"vendor_estimated": asdict(artifact.estimate)} if artifact.estimate else {}),
         "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),
         "licence": files.without_folders(meta.get("licence", "not stated")),
-        "versions": versions((*COMMON, *artifact.lowering.packages)),
+        "versions": artifact.lowering.versions,
         "sha256": dict(sorted(names.items())),
     }
 

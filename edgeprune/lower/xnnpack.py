@@ -55,7 +55,7 @@ def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) 
 def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[DelegationRow]:
     """Every operator of the final program, those inside delegates where they are called."""
     for node in graph.graph.nodes:
-        if node.op != "call_function" or _is_plumbing(node):
+        if node.op != "call_function" or is_plumbing(node):
             continue
         if node.target.__name__ == "executorch_call_delegate":
             region = node.args[0].name
@@ -63,10 +63,10 @@ def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[Delega
             inner = lowered.original_module.graph
             name = "edgeprune" if lowered.backend_id == BACKEND else "xnnpack"
             for part in inner.nodes:
-                if part.op == "call_function" and not _is_plumbing(part):
-                    yield DelegationRow(part.name, _op(part), name, region.split("_")[-1], "")
+                if part.op == "call_function" and not is_plumbing(part):
+                    yield DelegationRow(part.name, name_of(part), name, region.split("_")[-1], "")
         else:
-            yield DelegationRow(node.name, _op(node), "cpu", "", _why_not(node, partitioner))
+            yield DelegationRow(node.name, name_of(node), "cpu", "", _why_not(node, partitioner))
 
 
 def _regions_of_ours(graph: GraphModule) -> Iterator[bytes]:
@@ -75,11 +75,13 @@ def _regions_of_ours(graph: GraphModule) -> Iterator[bytes]:
             yield module.processed_bytes
 
 
-def _is_plumbing(node: Node) -> bool:
+def is_plumbing(node: Node) -> bool:
+    """Whether it only takes one of several results."""
     return getattr(node.target, "__name__", "") == "getitem"
 
 
-def _op(node: Node) -> str:
+def name_of(node: Node) -> str:
+    """The operator, as in ``aten.linear.default``."""
     schema: Any = getattr(node.target, "_schema", None)
     if schema is None:
         return str(node.target)
@@ -91,9 +93,9 @@ def _why_not(node: Node, partitioner: RegionPartitioner) -> str:
     reason = partitioner.reasons.get(node.name)
     if reason is not None:
         return reason
-    if _op(node).split(".", 1)[-1] in partitioner.target_partitioner_configs:
+    if name_of(node).split(".", 1)[-1] in partitioner.target_partitioner_configs:
         return "refused by XNNPACK's rule, which gives no reason"
-    return f"XNNPACK has no rule for {_op(node)}"
+    return f"XNNPACK has no rule for {name_of(node)}"
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,12 @@ class Program:
         torch.export.save(exported, written, extra_files={META_FILE: json.dumps(notes)})
         return write_bytes(path, written.getvalue())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is saved: a graph's own pickle is traced again, and loses its names."""
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+            data = self.save(Path(folder, "program.pt2")).read_bytes()
+        return _unpickled, (data, self.example_inputs)
+
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Program:
         """Read a program that :meth:`save` wrote.
@@ -125,6 +132,12 @@ class Program:
             output_names=tuple(notes["output_names"]),
             meta=notes["meta"],
         )
+
+
+def _unpickled(data: bytes, example_inputs: tuple[torch.Tensor, ...]) -> Program:
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        loaded = Program.load(write_bytes(Path(folder, "program.pt2"), data))
+    return replace(loaded, example_inputs=example_inputs)
 
 
 def _node_hash(module: fx.GraphModule, node: fx.Node, hashes: dict[fx.Node, str]) -> str:

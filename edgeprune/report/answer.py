@@ -15,6 +15,7 @@ VERDICTS = {
     "not_faster": "Refused: not faster than dense",
     "not_measured": "Not measured",
     "wrong_numerics": "Wrong numerics",
+    "fell_back": "Refused: operators fell back from the accelerator to the CPU",
 }
 
 
@@ -24,7 +25,8 @@ def headline(report: Report) -> str:
     verdict = VERDICTS[report.outcome.status]
     if pruned is None:
         return f"{verdict}."
-    word = "An estimated " if pruned.estimated else ""
+    article = "An" if pruned.provenance[0] in "aeiou" else "A"
+    word = f"{article} {pruned.provenance} " if pruned.estimated else ""
     costs = f"{word}{with_unit(pruned.value, 'ms')}"
     if dense is None or not dense.value:
         return f"{verdict}. {costs}."
@@ -59,7 +61,7 @@ def bounds_line(report: Report) -> str:
     if bounds.min_score is not None:
         parts.append(f"{report.score_name} ≥ {digits(bounds.min_score, 4)}")
     text = ", ".join(parts)
-    return f"{text} (of an estimated dense model)" if bounds.estimated else text
+    return f"{text} (of a dense model that is {report.predicted})" if bounds.estimated else text
 
 
 def _latency_bound(report: Report) -> float | None:
@@ -90,7 +92,7 @@ def _cost(
 def _big(value: Number | None, unit: str) -> str:
     if value is None:
         return f'<span class="none">{UNKNOWN}</span><i>not measured</i>'
-    mark = '<small class="est">estimated</small>' if value.estimated else ""
+    mark = f'<small class="est">{escape(value.provenance)}</small>' if value.estimated else ""
     return f"{digits(value.value)}<i>{unit}</i>{mark}"
 
 

@@ -15,11 +15,11 @@ from edgeprune.devices import DeviceState, Measurement, OperatorTime
 from edgeprune.devices.measurement import EMULATED
 from edgeprune.formulate import Choices
 from edgeprune.lower import Artifact
+from edgeprune.lower.lowering import CPU
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile
 from edgeprune.recover import Distilled
 from edgeprune.report.schema import (
-    ESTIMATED,
     Bounds,
     Candidate,
     Comparison,
@@ -160,9 +160,9 @@ def _target(profile: Profile, search: Search) -> Target:
         name=profile.name,
         title=profile.title,
         soc=profile.soc,
-        **search.lowering.words,
+        **({"accelerator": CPU} | search.lowering.words),
         estimated=search.device is None,
-        note=profile.lowering_note(),
+        note=profile.lowering_note() if search.lowering.offload is None else None,
         sources=tuple(
             Source(path, note.origin, note.source) for path, note in profile.provenance.items()
         ),
@@ -189,15 +189,20 @@ def _dense(search: Search, verdict: Verdict) -> Model:
         return _measured(verdict.timing.dense, score)
     guess = search.table.predict(search.sites, Plan(search.sites.program.fingerprint))
     size = search.dense.stat().st_size if search.dense else None
-    return _estimated(guess.latency_ms, guess.peak_memory_mb * MB_PER_MIB, size, score)
+    memory = guess.peak_memory_mb * MB_PER_MIB
+    return _estimated(guess.latency_ms, memory, size, score, search.table.provenance)
 
 
 def _pruned(search: Search, found: SearchResult, verdict: Verdict, artifact: Artifact) -> Model:
     score = None if verdict.scores is None else Number(verdict.scores.file, HERE)
     if verdict.timing is not None:
         return _measured(verdict.timing.pruned, score)
+    latency = found.chosen.predicted_ms
     memory = search.table.predict(search.sites, found.plan).peak_memory_mb * MB_PER_MIB
-    return _estimated(found.chosen.predicted_ms, memory, artifact.size_bytes, score)
+    if verdict.predicted is not None and verdict.predicted.vendor:
+        # Of this very file, not the sum of its pieces.
+        latency, memory = verdict.predicted.latency_ms, verdict.predicted.peak_memory_mb
+    return _estimated(latency, memory, artifact.size_bytes, score, search.table.provenance)
 
 
 def _measured(found: Measurement, score: Number | None) -> Model:
@@ -218,15 +223,19 @@ def _measured(found: Measurement, score: Number | None) -> Model:
 
 
 def _estimated(
-    latency_ms: float, memory_mb: float, size_bytes: int | None, score: Number | None
+    latency_ms: float,
+    memory_mb: float,
+    size_bytes: int | None,
+    score: Number | None,
+    provenance: str,
 ) -> Model:
     return Model(
         min_ms=None,
-        p50_ms=Number(latency_ms, ESTIMATED),
+        p50_ms=Number(latency_ms, provenance),
         p90_ms=None,
         first_run_ms=None,
         load_ms=None,
-        peak_memory_mb=Number(memory_mb, ESTIMATED),
+        peak_memory_mb=Number(memory_mb, provenance),
         size_mb=None if size_bytes is None else Number(size_bytes / 1e6, HERE),
         score=score,
     )
@@ -273,7 +282,7 @@ def _operators(times: Sequence[OperatorTime]) -> tuple[Operator, ...]:
 
 
 def _delegation(artifact: Artifact) -> Delegation:
-    left = Counter((row.op, row.why_not) for row in artifact.delegation if row.delegate == "cpu")
+    left = Counter((row.op, row.why_not) for row in artifact.delegation if not row.delegated)
     reasons = tuple(WhyNot(op, reason, count) for (op, reason), count in left.most_common())
     return Delegation(artifact.delegated_nodes, len(artifact.delegation), reasons)
 

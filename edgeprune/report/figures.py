@@ -66,8 +66,8 @@ def _plans(figure: go.Figure, points: list[FrontPoint], name: str, colour: str, 
 def predicted_and_measured(report: Report) -> go.Figure | None:
     """Every tried plan's predicted latency against the measured one; None without a device."""
     rounds = [
-        [(c, c.measured_ms) for c in each.candidates if c.measured_ms is not None]
-        for each in report.rounds
+        [(c, c.measured_ms) for c in candidates if c.measured_ms is not None]
+        for candidates in report.turns.values()
     ]
     both = [ms for each in rounds for c, measured in each for ms in (c.predicted_ms, measured)]
     if not both:

@@ -74,10 +74,13 @@ def render(report: Report) -> str:
 def _subtitle(report: Report) -> str:
     target = report.target
     name = target.title if target.soc in target.title else f"{target.title} ({target.soc})"
-    lowering = Lowering(target.precision, target.runtime, target.delegate)  # type: ignore[arg-type]
+    lowering = Lowering(
+        *(target.precision, target.runtime, target.delegate),  # type: ignore[arg-type]
+        accelerator=target.accelerator,
+    )
     words = [name, str(lowering)]
     if target.estimated:
-        words.append("costs are estimated, none was measured")
+        words.append(f"costs are {report.predicted}, none was measured")
     if target.note:
         words.append(target.note)
     return " · ".join((*words, *report.flags))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune import files
+from edgeprune.cost.vendor import VENDOR_ESTIMATED
 from edgeprune.devices import DeviceState
 from edgeprune.errors import InputError
 from edgeprune.report.decode import decode
@@ -24,6 +25,7 @@ from edgeprune.validate.numerics import Numerics
 from edgeprune.validate.verdict import Status
 
 ESTIMATED = "estimated"
+ESTIMATES = (ESTIMATED, VENDOR_ESTIMATED)
 
 
 def measured_on(device: str) -> str:
@@ -33,7 +35,7 @@ def measured_on(device: str) -> str:
 
 @dataclass(frozen=True)
 class Number:
-    """A number and where it is from: "measured on <device>" or "estimated"."""
+    """A number and where it is from: "measured on <device>", "estimated" or "vendor-estimated"."""
 
     value: float
     provenance: str
@@ -41,7 +43,7 @@ class Number:
     @property
     def estimated(self) -> bool:
         """Whether nothing measured it."""
-        return self.provenance == ESTIMATED
+        return self.provenance in ESTIMATES
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Target:
     runtime: str
     delegate: str
     precision: str
+    accelerator: str
     estimated: bool
     note: str | None
     sources: tuple[Source, ...]
@@ -218,7 +221,7 @@ class Costs:
     """The cost table that predicted.
 
     Attributes:
-        provenance: "measured" or "estimated".
+        provenance: "measured", "estimated" or "vendor-estimated".
         date: when it was made, ISO 8601.
         anchors: how many whole models its scale was fitted to.
         error_pct: of its own fit, by name.
@@ -347,8 +350,16 @@ class Report:
 
     @property
     def predicted(self) -> str:
-        """What to call a latency that was not measured: "predicted", or "estimated"."""
-        return ESTIMATED if self.target.estimated else "predicted"
+        """What to call a latency that was not measured: "predicted", or by its provenance."""
+        return self.costs.provenance if self.target.estimated else "predicted"
+
+    @property
+    def turns(self) -> dict[float, list[Candidate]]:
+        """Correction of the table -> all plans solved for with it, in order."""
+        found: dict[float, list[Candidate]] = {}
+        for each in self.rounds:
+            found.setdefault(each.correction, []).extend(each.candidates)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``report.json``."""

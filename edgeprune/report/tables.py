@@ -66,7 +66,7 @@ def numerics(report: Report) -> str:
     if found is None:
         return none("The file was not run: its outputs are unchecked.")
     what, relation = (
-        ("lowest cosine of any example", "at least")
+        ("mean cosine" if found.static else "lowest cosine of any example", "at least")
         if found.precision == "int8"
         else ("largest difference, relative to the largest output", "at most")
     )
@@ -90,17 +90,17 @@ def _listed(examples: Sequence[int]) -> tuple[str, str]:
 
 
 def rounds(report: Report) -> str:
-    """Every plan that was tried, round by round, with the table's correction."""
+    """Every plan that was tried, round by round of the closed loop."""
     if not report.rounds:
         return none("No plan was tried.")
     rows = []
-    for count, each in enumerate(report.rounds, 1):
-        for c in each.candidates:
+    for count, (correction, candidates) in enumerate(report.turns.items(), 1):
+        for c in candidates:
             off = "" if c.measured_ms is None else _off(c.predicted_ms, c.measured_ms)
             score = digits(c.score, 4)
             chosen = '<span class="mark pass">chosen</span>' if c.chosen else ""
             times = digits(c.predicted_ms), digits(c.measured_ms), off
-            rows.append((f"{count}", f"×{each.correction:.3f}", *times, digits(c.damage), score,
+            rows.append((f"{count}", f"×{correction:.3f}", *times, digits(c.damage), score,
                          chosen))  # fmt: skip
     heads = ("round", "correction", f"{report.predicted} ms", "measured ms", "off", "damage",
              "validation score", "")  # fmt: skip

@@ -53,6 +53,6 @@ def number(value: Number | None, unit: str = "") -> str:
     """As HTML: the number with a mark where it is an estimate, its provenance on hover."""
     if value is None:
         return f'<span class="none" title="not measured">{UNKNOWN}</span>'
-    mark = ' <small class="est">estimated</small>' if value.estimated else ""
+    mark = f' <small class="est">{escape(value.provenance)}</small>' if value.estimated else ""
     text = escape(with_unit(value.value, unit) if unit else digits(value.value, 4))
     return f'<span title="{escape(value.provenance)}">{text}</span>{mark}'

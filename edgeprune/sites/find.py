@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +47,10 @@ class Sites:
     residuals: tuple[Residual, ...]
     layers: tuple[Layer, ...]
     streams: tuple[TokenStream, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the program: what points into its graph is found again."""
+        return find_sites, (self.program,)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:

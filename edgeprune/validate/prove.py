@@ -79,6 +79,8 @@ def validate(
         numerics = check_numerics(artifact, place, recovered, task.calibration())
         scores = _scores(artifact, place, recovered, dense, task)
         checks = [*_numerics_checks(numerics), *checks, *_score_checks(scores, bounds)]
+    if artifact.lowering.offload is not None:
+        checks.insert(0, _accelerator_check(artifact))
     return Verdict(
         status=status_of(checks, timing is not None and not timing.emulated),
         checks=tuple(checks),
@@ -93,7 +95,7 @@ def validate(
 def _scores(
     artifact: Artifact, device: Device, recovered: Program, dense: Reference, task: Task
 ) -> Scores:
-    with device.predictor(artifact.path) as predict:
+    with device.predictor(artifact.runnable or artifact.path) as predict:
         file = take_score(task, predict, "lowered file")
     from_program = take_score(task, _eager(recovered), "recovered program")
     whole = dense.scored or take_score(task, _eager(dense.program), "dense program")
@@ -109,13 +111,15 @@ def _eager(program: Program) -> Predict:
 
 
 def _numerics_checks(numerics: Numerics) -> list[Check]:
+    cosine = "mean cosine" if numerics.static else "lowest cosine of an example"
     what = (
-        "lowest cosine of an example, at least"
+        f"{cosine}, at least"
         if numerics.precision == "int8"
         else "largest difference relative to the largest output, at most"
     )
     given = " given the file's tokens" if numerics.selections else ""
-    note = f"{numerics.examples} calibration examples, {what}{given}"
+    where = " before the accelerator's compiler" if numerics.static else ""
+    note = f"{numerics.examples} calibration examples{where}, {what}{given}"
     checks = [Check("numerics", numerics.outputs_agree, numerics.worst, numerics.limit, note)]
     if numerics.selections:
         note = (
@@ -125,6 +129,15 @@ def _numerics_checks(numerics: Numerics) -> list[Check]:
         margin, limit = numerics.worst_margin, numerics.margin_limit
         checks.append(Check("selection", numerics.selections_agree, margin, limit, note))
     return checks
+
+
+def _accelerator_check(artifact: Artifact) -> Check:
+    """Whether all that the accelerator runs is on it."""
+    left = artifact.fallbacks
+    note = f"operators on the CPU of kinds that {artifact.lowering.accelerator} runs"
+    if left:
+        note += ": " + "; ".join(f"{row.node}: {row.why_not}" for row in left[:3])
+    return Check("on_accelerator", not left, len(left), 0, note)
 
 
 def _score_checks(scores: Scores, bounds: AbsoluteBudget) -> list[Check]:
@@ -150,7 +163,7 @@ def _predicted_checks(
     """What can be said without the device: the size is known, the rest at best foretold."""
     word = "no prediction"
     if predicted is not None:
-        word = "estimated" if predicted.estimated else "predicted"
+        word = predicted.provenance
     latency = None if predicted is None else predicted.latency_ms
     memory = None if predicted is None else predicted.peak_memory_mb
     note = f"{word}, not measured"

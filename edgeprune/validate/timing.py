@@ -154,3 +154,8 @@ def bound_checks(found: Measurement, bounds: AbsoluteBudget) -> tuple[Check, ...
         ),
         bound_check("size_mb", found.file_size_mb * MB_PER_MIB, bounds.size_mb, "of the file"),
     )
+
+
+def over_budget(timing: Timing, bounds: AbsoluteBudget) -> bool:
+    """Whether a bound on latency, memory or size was measured to be broken."""
+    return any(check.passed is False for check in bound_checks(timing.pruned, bounds))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeprune import files
+from edgeprune.cost.vendor import VENDOR_ESTIMATED
 from edgeprune.devices import write_measurement
 from edgeprune.errors import InputError
 from edgeprune.validate.check import Check
@@ -17,11 +18,18 @@ from edgeprune.validate.scores import Scores
 from edgeprune.validate.timing import Timing
 
 Status = Literal[
-    "met", "wrong_numerics", "not_measured", "over_budget", "not_faster", "below_score"
+    "met",
+    "wrong_numerics",
+    "fell_back",
+    "not_measured",
+    "over_budget",
+    "not_faster",
+    "below_score",
 ]
 EXIT_CODES: dict[Status, int] = {
     "met": 0,
     "wrong_numerics": 1,
+    "fell_back": 1,
     "not_faster": 1,
     "over_budget": 4,
     "below_score": 5,
@@ -33,19 +41,23 @@ DECIDES: dict[str, Status] = {
     "selection": "wrong_numerics",
     "score_kept": "wrong_numerics",
     "tflite_runtime": "wrong_numerics",
+    "on_accelerator": "fell_back",
     "latency_ms": "over_budget",
     "peak_memory_mb": "over_budget",
     "size_mb": "over_budget",
     "faster_than_dense": "not_faster",
     "score_floor": "below_score",
 }
+# Known without measuring.
+WRONG: tuple[Status, ...] = ("wrong_numerics", "fell_back")
 
 
 def status_of(checks: Iterable[Check], measured: bool) -> Status:
-    """What the checks come to: wrong numerics first, then whether anything was measured."""
+    """What the checks come to: what is wrong with the file, then whether anything was measured."""
     failed = {DECIDES[check.name] for check in checks if check.passed is False}
-    if "wrong_numerics" in failed:
-        return "wrong_numerics"
+    for wrong in WRONG:
+        if wrong in failed:
+            return wrong
     if not measured:
         return "not_measured"
     return next((status for status in DECIDES.values() if status in failed), "met")
@@ -57,11 +69,35 @@ class Predicted:
 
     Attributes:
         estimated: from a profile's numbers, not from pieces measured on the device.
+        vendor: by the compiler of the device's accelerator, of this very file.
     """
 
     latency_ms: float
     peak_memory_mb: float
     estimated: bool
+    vendor: bool = False
+
+    @property
+    def provenance(self) -> str:
+        """As it is said beside the numbers."""
+        if self.vendor:
+            return VENDOR_ESTIMATED
+        return "estimated" if self.estimated else "predicted"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the closed loop: plans solved for with one correction of the cost table.
+
+    Attributes:
+        correction: the factor on the table's latency, from what was measured before.
+        plans: how many were measured.
+        over_budget: how many of them were over it.
+    """
+
+    correction: float
+    plans: int
+    over_budget: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,7 @@ class Verdict:
         timing: None where no device was at hand.
         predicted: None if nothing was predicted.
         sha256: of the file that was checked.
+        turns: how the plan was found; empty where nothing was searched for, or measured.
     """
 
     status: Status
@@ -84,6 +121,7 @@ class Verdict:
     timing: Timing | None
     predicted: Predicted | None
     sha256: str
+    turns: tuple[Turn, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -99,6 +137,15 @@ class Verdict:
         """The failed checks in one line, with their numbers; empty if all is well."""
         return "; ".join(str(check) for check in self.checks if check.passed is False)
 
+    @property
+    def loop(self) -> str:
+        """The closed loop in one line; empty if there was none."""
+        return "; ".join(
+            f"round {number}, table × {turn.correction:.3f}: "
+            f"{turn.over_budget} of {turn.plans} plans over budget"
+            for number, turn in enumerate(self.turns, 1)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As stored in ``verdict.json``."""
         return {
@@ -110,6 +157,7 @@ class Verdict:
             "scores": None if self.scores is None else asdict(self.scores),
             "predicted": None if self.predicted is None else asdict(self.predicted),
             "timing": None if self.timing is None else self.timing.to_json(),
+            "turns": [asdict(turn) for turn in self.turns],
         }
 
     @classmethod
@@ -127,6 +175,7 @@ class Verdict:
             timing=None if timing is None else Timing.from_json(timing),
             predicted=None if predicted is None else Predicted(**predicted),
             sha256=body["sha256"],
+            turns=tuple(Turn(**turn) for turn in body.get("turns", ())),
         )
 
     def write(self, folder: str | os.PathLike[str]) -> Path:

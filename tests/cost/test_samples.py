@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,15 @@ from edgeprune.cost import samples as module
 from edgeprune.cost.samples import (
     Lowerable,
     Point,
+    Sampler,
+    Samples,
     fastest_ms,
     measure_calmly,
     read_samples,
     samples_file,
-    take_samples,
 )
-from edgeprune.devices import DeviceState, Measurement, connect
+from edgeprune.devices import Device, DeviceState, Measurement, Workload, connect
+from edgeprune.errors import EdgepruneError
 from edgeprune.lower import Lowering
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery.pieces import chain
@@ -61,18 +63,63 @@ def test_a_stopped_measurement_goes_on_where_it_was(
             Point("second", counted(sites, built, "second", stop)),
         ]
 
+    def take(device: Device, stop: bool) -> Samples:
+        with Sampler(sites.program, device, INT8, path, ("first", "second")) as sampler:
+            sampler.take(points(stop))
+        return sampler.taken
+
     with connect("local") as device:
         with pytest.raises(KeyboardInterrupt):
-            take_samples(sites.program, device, INT8, points(stop=True), path, {})
-        kept = read_samples(path)
-        assert list(kept) == ["first"]
-        found = take_samples(sites.program, device, INT8, points(stop=False), path, kept)
+            take(device, stop=True)
+        assert list(read_samples(path)) == ["first"]
+        found = take(device, stop=False)
         assert built == ["first", "second"]
-        again = take_samples(sites.program, device, INT8, points(stop=True), path, found)
+        again = take(device, stop=True)
     assert again == found == read_samples(path)
     assert found["first"].peak_memory_mb and found["second"].peak_memory_mb is None
     assert found["first"].ratio > 0 and found["first"].working_set_bytes > 8 * 64 * 4
     assert len(found["first"].samples_ms) == len(found["first"].dense_ms) >= 10
+
+
+class Unplugged:
+    """This machine, whose connection is lost in one of its measurements."""
+
+    def __init__(self, device: Device, fails_at: int) -> None:
+        self.device, self.name, self.left = device, device.name, fails_at
+
+    def state(self) -> DeviceState:
+        return self.device.state()
+
+    def measure_in_turns(
+        self, workloads: Sequence[Workload], rounds: int = 50
+    ) -> dict[str, Measurement]:
+        self.left -= 1
+        if not self.left:
+            raise EdgepruneError("device unplugged: connection lost while measuring")
+        return self.device.measure_in_turns(workloads, rounds)
+
+
+def test_a_lost_connection_keeps_every_finished_batch(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(module, "ROUNDS", 5)
+    monkeypatch.setattr(module, "TRIES", 1)
+    path, built, names = tmp_path / "samples.json", [], ("first", "second", "third")
+    points = [Point(name, counted(sites, built, name)) for name in names]
+    with connect("local") as device:
+        lost = Unplugged(device, fails_at=3)
+        with (
+            pytest.raises(EdgepruneError, match="connection lost"),
+            Sampler(sites.program, lost, INT8, path, names) as sampler,  # type: ignore[arg-type]
+        ):
+            sampler.take(points)
+        assert "2 measured files are kept" in caplog.text
+        assert list(read_samples(path)) == ["first", "second"]
+        with Sampler(sites.program, device, INT8, path, names) as sampler:
+            sampler.take(points)
+    assert list(sampler.taken) == list(names)
+    assert built == ["first", "second", "third", "third"]
 
 
 def test_samples_are_kept_by_shape_and_precision_not_by_weights(sites: Sites) -> None:

@@ -245,8 +245,8 @@ def _await_children(pid: int, count: int) -> list[psutil.Process]:
 
 
 def test_an_unknown_device_lists_what_exists() -> None:
-    with pytest.raises(InputError, match=r"device 'phone': unknown; there are: .*local"):
-        connect("phone:x")
+    with pytest.raises(InputError, match=r"device 'telnet': unknown; there are: .*local"):
+        connect("telnet:x")
     with pytest.raises(InputError, match="without an address"):
         connect("local:here")
 

@@ -70,7 +70,8 @@ def drawn(batch: int, queries: int, keys: int, heads: int, groups: int, dim: int
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
-    return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-3))
+    # Values are about 1; a lone output in which they cancel has lost those digits in any float.
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(0.1))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -37,6 +37,7 @@ def test_the_page_has_every_release_in_every_way() -> None:
     assert set(committed().values()) == {"right", "wrong", "no"}
 
 
+@pytest.mark.nightly
 def test_releases_at_hand_do_what_the_page_says() -> None:
     assert found([BY_NAME[name] for name in AT_HAND]) == said(AT_HAND)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from edgeprune.devices import DeviceState, Moment
 from edgeprune.report.schema import (
     ESTIMATED,
+    VENDOR_ESTIMATED,
     Bounds,
     Candidate,
     Comparison,
@@ -143,6 +144,21 @@ def not_measured() -> Report:
     )
 
 
+def vendor_estimated() -> Report:
+    """The same, with costs by the compiler of an NPU."""
+    report = not_measured()
+    by_vendor = {
+        name: replace(model, p50_ms=replace(model.p50_ms, provenance=VENDOR_ESTIMATED))
+        for name, model in (("dense", report.dense), ("pruned", report.pruned))
+        if model.p50_ms
+    }
+    target = replace(
+        report.target, runtime="litert", delegate="off", accelerator="ethos-u55-256", note=None
+    )
+    costs = replace(report.costs, provenance=VENDOR_ESTIMATED)
+    return replace(report, target=target, costs=costs, **by_vendor)
+
+
 def bare() -> Report:
     """All that may be missing is missing: not run, not timed, no tokens, one cut axis."""
     nothing = Model(None, None, None, None, None, None, None, None)
@@ -193,7 +209,7 @@ def _target() -> Target:
     )
     return Target(
         *("host", "This machine", "AMD EPYC 9654", "executorch", "auto", "int8"),
-        *(False, None, sources),
+        *("cpu", False, None, sources),
     )
 
 

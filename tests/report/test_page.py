@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from sample import NEURONS, bare, not_measured, sample, sample_layers
+from sample import NEURONS, bare, not_measured, sample, sample_layers, vendor_estimated
 
 from edgeprune.errors import InputError
 from edgeprune.report import Report, render, write_report
@@ -57,6 +57,8 @@ def test_every_estimated_number_is_called_estimated() -> None:
         assert places and all("estimated" in text for text in ahead), (estimate, ahead)
     assert "estimated ms" in words and "predicted ms" not in words
     assert "latency, ms (estimated)" in page_of(not_measured())
+    words = words_of(page_of(vendor_estimated()))
+    assert "A vendor-estimated 5.40 ms" in words and "costs are vendor-estimated" in words
     assert "estimated" not in words_of(page_of(sample()).partition("Where the profile")[0])
 
 
@@ -159,7 +161,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def _everywhere(noun: Any, text: str) -> Any:
     """The same report with ``text`` for every free text in it."""
-    keep = ("status", "precision", "runtime", "delegate", "axis", "provenance")
+    keep = ("status", "precision", "runtime", "delegate", "accelerator", "axis", "provenance")
     if is_dataclass(noun) and not isinstance(noun, type):
         changed = {
             field.name: value if field.name in keep else _everywhere(value, text)

@@ -19,10 +19,11 @@ from native_programs import BACKENDS, host_compiler
 from numpy.typing import NDArray
 
 from edgeprune.devices import connect
-from edgeprune.devices.bundle import Bundle, find_bundle, read_bundle, sdk, write_bundle
+from edgeprune.devices.bundle import Bundle, find_bundle, read_bundle, write_bundle
 from edgeprune.devices.runner import ANSWER, RUNTIMES, Given, Job, Subject, read_answer
+from edgeprune.devices.wheels import LITERT, sdk
 from edgeprune.errors import InputError
-from edgeprune.kernels import host_target
+from edgeprune.kernels import TARGETS, host_target
 from edgeprune.lower import Lowering, lower_graph, lower_signatures
 from edgeprune.program import capture
 
@@ -227,9 +228,33 @@ def test_a_bundle_runs_wherever_it_is_copied(desk: Desk, tmp_path: Path) -> None
     assert moved.answer(moved.job("run", vit(moved))).found[0].rows == 1
 
 
-def test_a_bundle_for_a_phone_needs_the_ndk() -> None:
-    with pytest.raises(InputError, match="Android's NDK: docs/runner.md"):
+def test_a_bundle_for_a_phone_is_made_by_the_ndk(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The NDK cannot be had here: its compiler is zig's, for this machine."""
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"needs LiteRT's library: none was given"):
         find_bundle("aarch64-android")
+    litert = desk.bundle.folder / LITERT
+    with pytest.raises(InputError, match="ANDROID_NDK_HOME: it is not set"):
+        find_bundle("aarch64-android", litert)
+    compiler = tmp_path / "toolchains" / "llvm" / "prebuilt" / "here" / "bin" / "clang++"
+    compiler.parent.mkdir(parents=True)
+    triple = TARGETS[host_target()].triple
+    compiler.write_text(
+        "#!/bin/sh\n"
+        "[ $1 = --target=aarch64-linux-android26 ] && shift\n"
+        f'exec {sys.executable} -m ziglang c++ -target {triple} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path))
+    made = find_bundle("aarch64-android", litert)
+    assert [path.name for path in made.loaded_for("litert")] == [LITERT, "libedgeprune_litert.so"]
+    with pytest.raises(InputError, match="a bundle for litert, without executorch"):
+        made.loaded_for("executorch")
+    phone = Desk(desk.folder, made)
+    phone.answer(phone.job("run", vit(phone, ".tflite"), delegate=False))
 
 
 def test_cmake_builds_the_same_runner_for_one_s_own_compiler(desk: Desk, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from signs import Signs, changed
 from edgeprune.budget import AbsoluteBudget
 from edgeprune.devices import Device, read_measurement
 from edgeprune.errors import InputError
-from edgeprune.lower import Artifact
+from edgeprune.lower import Artifact, DelegationRow, Lowering
 from edgeprune.program import Program
 from edgeprune.task import Predict, Score
 from edgeprune.validate import Predicted, Reference, Timing, Verdict, validate
@@ -148,6 +148,26 @@ def test_without_a_device_a_runtime_at_hand_still_checks_the_numbers(
     )
     assert honest.status == "not_measured" and honest.check("numerics").passed
     assert wrong.status == "wrong_numerics"
+
+
+def test_what_falls_back_from_an_accelerator_in_silence_is_refused_aloud(
+    prove: Prove, short_file: Artifact
+) -> None:
+    fallen = DelegationRow("conv_3", "tfl.conv_2d", "fallback", "", "Unsupported stride", "0.2")
+    lowering = Lowering("fp16").asked(accelerator="vulkan")
+    file = replace(short_file, lowering=lowering)
+    verdicts = [
+        prove(artifact=replace(file, delegation=rows), device=None, timing=None)
+        for rows in ((fallen,), ())
+    ]
+    assert [each.status for each in verdicts] == ["fell_back", "not_measured"]
+    assert verdicts[0].exit_code == 1 and "conv_3: Unsupported stride" in verdicts[0].reason
+
+
+def test_an_accelerators_compilers_estimate_is_called_one(prove: Prove) -> None:
+    predicted = Predicted(3.5, 9.0, estimated=True, vendor=True)
+    note = prove(device=None, timing=None, predicted=predicted).check("latency_ms").note
+    assert "vendor-estimated, not measured" in note
 
 
 def test_a_file_cut_short_is_named(
