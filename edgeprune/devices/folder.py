@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeprune import console
@@ -90,7 +90,8 @@ class Folder:
         with self._timely(stage), self.transport.start(words) as stream:
             answer = stream.line(LONG_S)
             if answer == "send":
-                with local.open("rb") as data:
+                # It may end while we write, as on a full disk: its result tells that from a loss.
+                with suppress(LostError), local.open("rb") as data:
                     while part := data.read(1 << 20):
                         stream.write(part)
             ended = stream.result(LONG_S)
@@ -204,7 +205,9 @@ class Folder:
             if stream:
                 self._close(stream)
             if isinstance(error, LostError):
-                raise _lost(stage, error) from error
+                if str(error).startswith(stage):
+                    raise
+                raise _lost(stage, error.__cause__) from error
             raise DeviceError(f"{stage}: the device does not answer any more") from error
 
     def _beat(self) -> None:

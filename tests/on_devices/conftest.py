@@ -11,8 +11,6 @@ import pytest
 from phone import Phone
 from sshd import Sshd
 
-from edgeprune.devices.keeper import keeper
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
@@ -46,7 +44,8 @@ def emulate(devices: Path) -> Callable[[str], list[str]]:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """A server, and ``HOME`` of a user whom it lets in."""
-    keeper("x86_64-linux")  # zig keeps what it compiles below HOME
+    # Below HOME else, and compiled again.
+    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(Path.home() / ".cache" / "zig"))
     server = Sshd(tmp_path_factory.mktemp("sshd"))
     home, os.environ["HOME"] = os.environ["HOME"], str(server.home)
     yield server
@@ -57,7 +56,6 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 @pytest.fixture(scope="session")
 def phone(devices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
     """A board with adb, the only one."""
-    keeper("aarch64-linux")
     board = Phone(devices, tmp_path_factory.mktemp("phone"))
     yield board
     board.stop()

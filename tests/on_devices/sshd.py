@@ -107,8 +107,9 @@ class Sshd:
     def drop(self) -> None:
         """End every connection, and go on serving."""
         for child in psutil.Process(self._server.pid).children(recursive=True):
-            if child.name() == "sshd":
-                child.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.name() == "sshd":
+                    child.send_signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """End the server and every connection."""

@@ -176,7 +176,8 @@ def note(device: Device, fault: str, step: str, words: str) -> None:
     device.reconnect()
     words = words or "-"
     words = words.replace(device.name, "*device*")
-    words = re.sub(r"\((?!exit|signal).*?\)", "(…)", re.sub(r"\d+ MiB", "… MiB", words))
+    words = re.sub(r"\d+ (MiB|s)\b", r"… \1", words)
+    words = re.sub(r" \(.*\)", "", words)  # how the system called it
     kind = device.name.partition(":")[0]
     rows.setdefault((fault, step), {})[kind] = (words, when)
 
