@@ -174,7 +174,7 @@ def _planned(
     torch.manual_seed(settings.seed)
     with stages.stage("profile"):
         task = load_task(task) if isinstance(task, str) else task
-        profile, budget, lowering = profile_stage(settings)
+        profile, budget, lowering = profile_stage(settings, device)
     with stages.stage("capture"):
         program, calibration = capture_stage(task)
     with stages.stage("sites"):

@@ -77,11 +77,17 @@ class Planned:
     dense: Artifact
 
 
-def profile_stage(settings: Settings) -> tuple[Profile, Budget, Lowering]:
+def profile_stage(settings: Settings, device: Device | None) -> tuple[Profile, Budget, Lowering]:
     """The device, what is asked of it, and what files are made for."""
     profile = load_profile(settings.profile)
     if settings.device == "local" and settings.profile != "host":
         check_is_host(profile)
+    if device is not None and device.title and profile.machine.lower() not in device.title.lower():
+        raise InputError(
+            f"device {device.name}: it is a {device.title}, profile {profile.name} is of a "
+            f"{profile.title}. Make its own: edgeprune profiles make --device "
+            f"{settings.device} --name NAME."
+        )
     if settings.measured_on is None and settings.threads > 1:
         raise InputError(
             f"got {settings.threads} threads without a device; costs are estimated for 1 thread. "

@@ -53,7 +53,7 @@ class RayDevice(Device):
                 f"hangs on with --resources='{{\"{self._resource}\": 1}}'."
             )
         self._opened = self._tasks.put(partial(_on_device, self._open))
-        self.name = self._ask(attrgetter("name"))
+        self.name, self.title = self._ask(attrgetter("name", "title"))
         return self
 
     def __exit__(self, *reason: object) -> None:

@@ -62,6 +62,9 @@ class Device(Protocol):
     gate_c: float | None = protocol.GATE_C
     """The temperature that it is to cool to before a measurement; None does not wait."""
 
+    title: str = ""
+    """What its maker calls it, once it is open; empty where that is not told."""
+
     runner: Path | None = None
     """One of the runtimes' own programs for the device, to time files in our runner's place."""
 

@@ -81,6 +81,7 @@ class RemoteDevice(Device):
             self.name = self._transport.name
             self._scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
             self.facts = self._look()
+            self.title = self.facts.title
             self.affinity = _processors(self.facts, self.threads, self._cpu)
             self._settings: dict[str, str] = {}
             if self._transport.target.endswith("-android"):

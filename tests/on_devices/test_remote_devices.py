@@ -218,6 +218,12 @@ def test_a_build_is_measured_by_ssh_and_checked_by_adb(
     asked = ("--profile", "host", "--task", f"{tiny_task(tmp_path)}:Tiny", "--out", out)
     more = ("--precision", "fp32", "--budget", "latency=95%", "--recover-minutes", 0)
     ended = edgeprune("build", *asked, *more, "--device", sshd.name, "--quiet")
+    of_another = edgeprune(
+        *("build", "--profile", "pixel8", "--task", f"{tiny_task(tmp_path)}:Tiny", "--quiet"),
+        *("--device", sshd.name, "--out", tmp_path / "other"),
+    )
+    assert of_another.exit_code == 2
+    assert "profile pixel8 is of a Google Pixel 8" in of_another.message
     # Whether a model this small is faster is a matter of luck.
     assert ended.exit_code in (0, 1, 4), ended.stderr
     assert verdict_of(out)["numerics"]["passed"]
