@@ -23,7 +23,7 @@ demo: install
 
 test: install
 	$(PYTEST) --numprocesses 2 -m "not nightly and not alone"
-	$(PYTEST) -m alone
+	$(PYTEST) -m "alone and not nightly"
 
 # Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed

@@ -108,6 +108,7 @@ def test_a_table_off_by_two_fifths_is_corrected_until_plans_are_within_budget(
     ]
 
 
+@pytest.mark.nightly
 def test_a_sister_devices_table_is_rescaled_by_a_dozen_measurements(
     built: BuildResult, digits: DigitsVit, capsys: pytest.CaptureFixture[str]
 ) -> None:
