@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import threading
 from collections.abc import Coroutine, Sequence
@@ -151,7 +152,11 @@ async def _connected(name: str, address: str) -> asyncssh.SSHClientConnection:
             f"your key with `ssh-copy-id {shlex.quote(host)}`."
         ) from error
     except (asyncssh.Error, OSError) as error:
-        raise DeviceError(f"{name}: connect: {error or 'nobody answers'}") from error
+        number = getattr(error, "errno", None) or 0
+        why = os.strerror(number) if number > 0 else str(error) or "nobody answers"
+        raise DeviceError(
+            f"{name}: connect: {why}. Is it on, and does `ssh` reach it from here?"
+        ) from error
 
 
 def _parts(name: str, address: str) -> tuple[str, str, int]:
