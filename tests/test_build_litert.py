@@ -81,7 +81,7 @@ def test_lower_and_measure_take_tflite_files(task: str, tmp_path: Path) -> None:
     ended = edgeprune(*words, "-o", tmp_path / "model.tflite")
     assert ended.exit_code == 0 and "operators delegated" in ended.stdout
     measured = edgeprune("measure", tmp_path / "model.tflite", "--runs", 3, "--json")
-    assert len(json.loads(measured.stdout)["samples_ms"]) == 3
+    assert len(json.loads(measured.stdout)["samples_ms"]) >= 3
 
 
 def test_a_file_must_be_named_as_its_runtimes_are(task: str, tmp_path: Path) -> None:
