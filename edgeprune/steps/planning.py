@@ -1,20 +1,17 @@
-"""The stages of a build, one function each; every result is kept in the build folder."""
+"""Up to the plan: the stages that find it, one function each."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
 
 from edgeprune import console, files
 from edgeprune.budget import AbsoluteBudget, Budget
-from edgeprune.candidates import SearchResult, corrections
+from edgeprune.candidates import SearchResult
 from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.cost import (
     CostTable,
@@ -26,31 +23,26 @@ from edgeprune.cost import (
 )
 from edgeprune.devices import (
     Device,
-    OperatorTime,
     Workload,
-    connect,
     read_measurement,
     write_measurement,
 )
-from edgeprune.errors import InfeasibleError, InputError
+from edgeprune.errors import InputError
 from edgeprune.formulate import Choices
 from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
-from edgeprune.lower import Artifact, lower, write_delegation
-from edgeprune.lower.lowering import RUNTIMES, Lowering
-from edgeprune.lower.manifest import manifest, write_manifest
+from edgeprune.lower import Artifact, lower
+from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
 from edgeprune.program.graph import shape
-from edgeprune.recover import Distilled, distil, refit
-from edgeprune.search import ROUNDS, Search, with_costs
+from edgeprune.search import Search
 from edgeprune.settings import Settings
 from edgeprune.sites import Sites, find_sites
 from edgeprune.stages import Stages
-from edgeprune.task import Batch, Task, blaming, check_task, train_batches
-from edgeprune.validate import Predicted, Reference, Scored, Verdict, take_score, validate
-from edgeprune.validate.timing import MB_PER_MIB, Timing, check_latency, over_budget
+from edgeprune.task import Batch, Task, blaming, check_task
+from edgeprune.validate.timing import MB_PER_MIB
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +53,6 @@ ROWS_PER_COLUMN = 4
 MEASURED_WIDTHS = 8
 MEASURED_TOKENS = 6
 DENSE_ROUNDS = 50
-# Of distillation, where time allows more: a small model has long learned all it can.
-MOST_STEPS = 4000
 
 
 @dataclass(frozen=True)
@@ -230,7 +220,7 @@ def dense_stage(
     program = sites.program
     path = stages.path("dense", program.fingerprint, vars(lowering), suffix=lowering.suffix)
     artifact = lower(program, path, lowering, calibration)
-    _say_fallbacks(artifact)
+    say_fallbacks(artifact)
     if device is None:
         guess = table.predict(sites, Plan(program.fingerprint))
         costs = (guess.latency_ms, guess.peak_memory_mb, guess.size_mb)
@@ -270,11 +260,11 @@ def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchRes
         lambda result, path: files.write_json(path, "search", result.to_json()),
         lambda path: SearchResult.from_json(files.read_json(path, "search")),
     )
-    _write_plan(search, found, settings)
+    write_plan(search, found, settings)
     return found
 
 
-def _write_plan(search: Search, found: SearchResult, settings: Settings) -> None:
+def write_plan(search: Search, found: SearchResult, settings: Settings) -> None:
     """``plan.json``: the chosen plan with its certificate."""
     chosen = found.chosen
     found.plan.write(
@@ -290,134 +280,7 @@ def _write_plan(search: Search, found: SearchResult, settings: Settings) -> None
     console.say(f"  chosen: {chosen.measured_ms or chosen.predicted_ms:.2f} ms {word}")
 
 
-def recover_stage(
-    stages: Stages,
-    sites: Sites,
-    plan: Plan,
-    task: Task,
-    calibration: tuple[Batch, ...],
-    settings: Settings,
-) -> tuple[Program, Distilled | None]:
-    """The cut program, refitted, and distilled when the task gives training batches."""
-    key = (plan.hash, sites.program.fingerprint, batches_hash(calibration))
-    refitted = stages.keep(
-        stages.path("refitted", *key, suffix=".pt2"),
-        lambda: refit(sites, plan, calibration),
-        lambda program, path: program.save(path),
-        Program.load,
-    )
-    refitted = replace(
-        refitted,
-        example_inputs=sites.program.example_inputs,
-        input_names=sites.program.input_names,
-        output_names=sites.program.output_names,
-        meta=sites.program.meta,
-    )
-    batches = train_batches(task) if settings.distils else None
-    if batches is None:
-        why = "the task gives no training batches" if settings.distils else "not asked for"
-        console.say(f"  no distillation: {why}")
-        distilled, program = None, refitted
-    else:
-        steps = settings.recover_steps
-        minutes = None if steps else settings.recover_minutes
-        distilled = distil(
-            refitted,
-            sites.program,
-            batches,
-            steps=steps or MOST_STEPS,
-            minutes=minutes,
-            seed=settings.seed,
-            checkpoint=stages.path("distilled", *key, steps, minutes, suffix=".ckpt"),
-        )
-        program = distilled.program
-        console.say(
-            f"  distilled {distilled.steps} steps: loss {distilled.loss_before:.3f} "
-            f"to {distilled.loss_after:.3f}"
-        )
-    program.save(settings.out / "slim.pt2")
-    return program, distilled
-
-
-def lower_stage(
-    recovered: Program,
-    plan: Plan,
-    profile: Profile,
-    lowering: Lowering,
-    settings: Settings,
-    calibration: tuple[Batch, ...] = (),
-) -> Artifact:
-    """``model.pte`` or ``model.tflite`` with its delegation list and manifest."""
-    out = settings.out
-    for other in RUNTIMES.values():  # of an earlier build here
-        for stale in out.glob(f"model*{other.suffix}"):
-            stale.unlink()
-    artifact = lower(recovered, out / f"model{lowering.suffix}", lowering, calibration)
-    _say_fallbacks(artifact)
-    delegation = write_delegation(out / "delegation.csv", artifact.delegation)
-    body = manifest(
-        artifact, plan.hash, profile.name, recovered.meta, [out / "plan.json", delegation]
-    )
-    write_manifest(out / "manifest.json", body)
-    share = artifact.delegated_nodes / max(1, len(artifact.delegation))
-    size = artifact.size_bytes / 1e6
-    console.say(f"  {artifact.path.name}: {size:.1f} MB, {100 * share:.0f}% of operators delegated")
-    return artifact
-
-
-def timing_stage(
-    stages: Stages, planned: Planned, slim: Program, artifact: Artifact
-) -> Timing | None:
-    """The finished file and the dense one, measured in turns; None without a device."""
-    search, dense = planned.search, planned.dense
-    device = search.device
-    if device is None:
-        return None
-    state = device.state()
-    key = (artifact.sha256, dense.sha256, device.name, state.cpu_model, state.threads)
-    return stages.keep(
-        stages.path("timing", *key, suffix=".json"),
-        lambda: check_latency(artifact, device, dense, slim.example_inputs, memory=True),
-        lambda timing, path: files.write_json(path, "timing", timing.to_json()),
-        lambda path: Timing.from_json(files.read_json(path, "timing")),
-    )
-
-
-def solve_again_stage(
-    stages: Stages, planned: Planned, artifact: Artifact, timing: Timing | None, settings: Settings
-) -> Planned | None:
-    """The loop closed by the finished file: another plan, where it is over budget.
-
-    None where it is not, where the rounds are spent, and where no other plan is within budget.
-    """
-    search, found = planned.search, planned.found
-    if timing is None:
-        return None
-    bounds = timing.resolve(planned.budget)
-    if not over_budget(timing, bounds):
-        return None
-    if len(corrections(found.rounds)) >= ROUNDS:
-        console.say(f"  over budget, and the table was corrected {ROUNDS - 1} times already")
-        return None
-    finished = with_costs(found.chosen, timing.pruned, bounds.percentile)
-    try:
-        other = stages.keep(
-            stages.path("search", artifact.sha256, asdict(bounds), suffix=".json"),
-            lambda: search.again(found, finished, bounds.latency_ms),
-            lambda result, path: files.write_json(path, "search", result.to_json()),
-            lambda path: SearchResult.from_json(files.read_json(path, "search")),
-        )
-    except InfeasibleError as error:
-        console.say(f"  the plan stays: {error}")
-        return None
-    if other.chosen.score is None:
-        console.say("  the plan stays: none that was measured is within the budget")
-        return None
-    _write_plan(search, other, settings)
-    return replace(planned, found=other)
-
-
-def _say_fallbacks(artifact: Artifact) -> None:
+def say_fallbacks(artifact: Artifact) -> None:
     """What an accelerator leaves to the CPU, and at what price; never silent."""
     if artifact.lowering.offload is None:
         return
@@ -427,69 +290,6 @@ def _say_fallbacks(artifact: Artifact) -> None:
     console.say(f"  {artifact.path.name}: {len(left)} operators stay on the CPU{priced}")
     for row in artifact.fallbacks:
         log.warning("%s falls back to the CPU: %s", row.node, row.why_not)
-
-
-def validate_stage(
-    stages: Stages,
-    planned: Planned,
-    slim: Program,
-    artifact: Artifact,
-    timing: Timing | None,
-    settings: Settings,
-) -> Verdict:
-    """The verdict on the lowered file, written to ``verdict.json``.
-
-    A relative budget is judged against the dense file measured in turns with the pruned one.
-
-    Args:
-        timing: as of ``timing_stage``.
-    """
-    search, found, dense = planned.search, planned.found, planned.dense
-    task, program, device = search.task, search.sites.program, search.device
-    path = stages.path("dense-score", program.fingerprint, task.content_hash(), suffix=".pt")
-    scored = stages.keep(
-        path,
-        lambda: take_score(task, lambda batch: program(*batch), "dense program"),
-        lambda result, out: files.write_torch(out, asdict(result)),
-        lambda out: Scored(**torch.load(out)),
-    )
-    cost = search.table.predict(search.sites, found.plan)
-    predicted = Predicted(
-        found.chosen.predicted_ms, cost.peak_memory_mb * MB_PER_MIB, estimated=device is None
-    )
-    if artifact.estimate is not None:
-        memory_mb = (artifact.size_bytes + artifact.estimate.arena_bytes) / 1e6
-        predicted = Predicted(artifact.estimate.latency_ms, memory_mb, estimated=True, vendor=True)
-    with contextlib.ExitStack() as stack:
-        # The file can be checked here even where its speed cannot be measured.
-        here = artifact.runnable is not None
-        runtime = device or (stack.enter_context(connect("local")) if here else None)
-        verdict = validate(
-            artifact,
-            device,
-            bounds=timing.resolve(planned.budget) if timing else search.bounds,
-            recovered=slim,
-            dense=Reference(program, dense, scored),
-            task=task,
-            timing=timing,
-            predicted=predicted,
-            runtime=runtime,
-        )
-    verdict = replace(verdict, turns=found.turns)
-    verdict.write(settings.out)
-    return verdict
-
-
-def operators_of(
-    device: Device | None, program: Program, artifacts: dict[str, Artifact]
-) -> dict[str, Sequence[OperatorTime]]:
-    if device is None:
-        return {}
-    example = example_of(program)
-    return {
-        name: device.profile(Workload(name, artifact.path, example))
-        for name, artifact in artifacts.items()
-    }
 
 
 def scored_examples(sites: Sites, calibration: tuple[Batch, ...]) -> tuple[Batch, ...]:
