@@ -1,0 +1,76 @@
+"""The Family noun: one architecture as people deploy it, small, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.program import Program, capture
+from edgeprune.registry import Registry
+
+Inputs: TypeAlias = Callable[[int, torch.Generator], tuple[Tensor, ...]]
+"""(batch, generator) -> inputs; float32 where they are floats."""
+
+FAMILIES: Registry[Family] = Registry("family")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        name: as in the table: ``bert``.
+        model: builds it, two layers and at most 64 wide.
+        inputs: draws inputs for a batch.
+        axes: those that must be found and cut; others may be.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    inputs: Inputs
+    axes: tuple[str, ...]
+
+    def build(self) -> nn.Module:
+        """The model with the same random weights each time."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.model().eval()
+
+    def draw(self, batch: int, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+        """Inputs; what is a float has the wanted type."""
+        drawn = self.inputs(batch, torch.Generator().manual_seed(seed))
+        return tuple(x.to(dtype) if x.is_floating_point() else x for x in drawn)
+
+    def capture(self, dtype: torch.dtype = torch.float32) -> Program:
+        """Its program; in float64 for the oracle."""
+        return capture(self.build().to(dtype), self.draw(2, 0, dtype))
+
+
+def family(
+    name: str, inputs: Inputs, axes: tuple[str, ...]
+) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
+    """Register a function that builds a model."""
+
+    def register(model: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        FAMILIES.add(name, Family(name, model, inputs, axes))
+        return model
+
+    return register
+
+
+def words(tokens: int = 12, vocabulary: int = 50) -> Inputs:
+    """Token ids [batch, tokens]."""
+    return lambda batch, generator: (
+        torch.randint(0, vocabulary, (batch, tokens), generator=generator),
+    )
+
+
+def pixels(size: int = 32, channels: int = 3) -> Inputs:
+    """Images [batch, channels, size, size]."""
+    return lambda batch, generator: (
+        torch.randn(batch, channels, size, size, generator=generator),
+    )
