@@ -114,11 +114,15 @@ def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
 def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
     """Every atom with weights behind it, under a name from those weights."""
     module = flow.program.module
+    weights = [
+        path
+        for path in flow.tensors
+        if isinstance(get_attribute(module, path), torch.nn.Parameter)
+    ]
     atoms = dict.fromkeys(
         leaf
-        for path, dims in flow.tensors.items()
-        if isinstance(get_attribute(module, path), torch.nn.Parameter)
-        for dim in dims
+        for path in weights
+        for dim in flow.tensors[path]
         for leaf in dim.leaves()
         if leaf.size > 1
     )
@@ -127,7 +131,7 @@ def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
         axis = axes.get(atom, "units")
         if axis in NOT_WIDTH:
             continue
-        prefix = layer_prefix(path for path, _ in carriers(flow, atom))
+        prefix = layer_prefix(path for path, _ in carriers(flow, atom) if path in weights)
         word = WIDTH_NAMES.get(axis, axis)
         base = name = f"{prefix}.{word}" if prefix and axis != "d_model" else word
         number = 2
@@ -142,9 +146,10 @@ def _atom_axes(flow: Flow, residuals: tuple[Residual, ...]) -> dict[Dim, str]:
     roles: dict[Dim, str] = {}
     for node in calls(flow.program.module.graph, ATEN.linear):
         roles.setdefault(flow.of(node)[-1].root, "ffn")
-    for role, dim in flow.roles:
+    # Channels first: what a group or a kernel is by its own operator, others call channels.
+    for role, dim in sorted(flow.roles, key=lambda noted: noted[0] != "channels"):
         for leaf in dim.leaves():
-            if role in ("channels", "vocabulary", "kernel", "tokens"):
+            if role in ("channels", "groups", "vocabulary", "kernel", "tokens"):
                 roles[leaf] = role
     for residual in residuals:
         for leaf in flow.of(residual.add)[-1].leaves():

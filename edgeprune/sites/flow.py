@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
-from edgeprune.program.graph import is_call, op_name, shape, value
+from edgeprune.program.graph import fake_values, is_size, one_more, op_name, shape, value
 from edgeprune.program.program import Program
 from edgeprune.registry import Registry
-from edgeprune.sites.atoms import Dim, unify
+from edgeprune.sites.atoms import Dim, product, unify
 
 Dims: TypeAlias = tuple[Dim, ...]
 Rule: TypeAlias = "Callable[[Flow, fx.Node], Dims | list[Dims]]"
@@ -91,7 +92,7 @@ class Flow:
             for result in node.all_input_nodes:
                 self.freeze(self.of(result), "it is an output of the model")
             return ()
-        if is_call(node, torch.ops.aten.sym_size):
+        if is_size(node):
             return ()
         found = rule_for(node)
         return found(self, node) if found else self.without_rule(node)
@@ -102,15 +103,32 @@ class Flow:
         self.unknown.append(node)
         for source in node.all_input_nodes:
             self.freeze(self.of(source), reason)
-        result = node.meta.get("val")
+        result, larger = node.meta.get("val"), self._one_more[node]
         several = isinstance(result, (tuple, list))
-        found = [
-            tuple(Dim(int(size)) for size in getattr(each, "shape", ()))
-            for each in (result if several else (result,))
-        ]
+        pairs = zip(result, larger, strict=True) if several else [(result, larger)]
+        found = [self._dims_of(*pair) for pair in pairs]
         for dims in found:
             self.freeze(dims, reason)
         return found if several else found[0]
+
+    @cached_property
+    def _one_more(self) -> dict[fx.Node, Any]:
+        """What each node computes for a batch one larger."""
+        return fake_values(self.program.module, one_more(self.program.example_inputs))
+
+    def _dims_of(self, result: Any, larger: Any) -> Dims:
+        """New atoms for a result; sizes that follow the batch say so."""
+        shapes = (getattr(each, "shape", ()) for each in (result, larger))
+        return tuple(
+            Dim(int(size)) if size == more else self._with_batch(int(size))
+            for size, more in zip(*shapes, strict=True)
+        )
+
+    def _with_batch(self, size: int) -> Dim:
+        rest, left = divmod(size, self.batch.size)
+        if left or rest <= 1:
+            return self.batch if size == self.batch.size else Dim(size)
+        return product([self.batch, Dim(rest)])
 
 
 def rule_for(node: fx.Node) -> Rule | None:

@@ -12,8 +12,8 @@ class Site:
 
     Attributes:
         name: such as ``encoder.layer.3.heads``; what a plan refers to.
-        axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "d_model",
-            "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens".
+        axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "groups",
+            "d_model", "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens".
         units: how many there are; 1 for depth, the token count for length.
         why_not: why it cannot be cut; None when it can.
         exact: whether the cut model equals the masked one to rounding.

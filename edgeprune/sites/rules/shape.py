@@ -37,8 +37,14 @@ def expand_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
 
 
 def _sizes(given: Any, new: tuple[int | None, ...]) -> list[Any]:
-    symbolic = [each if _is_batch(each) else -1 for each in given]
-    return [old if size is None else size for old, size in zip(symbolic, new, strict=True)]
+    return [
+        _symbolic(old) if size is None or isinstance(old, fx.Node) else size
+        for old, size in zip(given, new, strict=True)
+    ]
+
+
+def _symbolic(size: Any) -> Any:
+    return size if _is_batch(size) else -1
 
 
 def _is_batch(size: Any) -> bool:
