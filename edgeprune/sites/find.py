@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 
 from edgeprune import files
 from edgeprune.errors import InputError
@@ -19,6 +20,7 @@ from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Layer, Residual, find_layers, find_residuals, layer_prefix
 from edgeprune.sites.flow import Flow
 from edgeprune.sites.length import TokenStream, find_token_streams
+from edgeprune.sites.parts import Part, partition
 from edgeprune.sites.site import Site
 
 assert rules  # importing them registers every operator's rule
@@ -68,6 +70,20 @@ class Sites:
         """Paths of the weights that more than one sub-layer reads."""
         count = Counter(path for residual in self.residuals for path in residual.weights)
         return frozenset(path for path, times in count.items() if times > 1)
+
+    @cached_property
+    def readers(self) -> dict[str, set[fx.Node]]:
+        """Path of a weight or buffer -> the calls that read it."""
+        found: dict[str, set[fx.Node]] = {}
+        for node in self.program.module.graph.nodes:
+            if node.op == "get_attr":
+                found.setdefault(str(node.target), set()).update(node.users)
+        return found
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The program as sub-layers and, outside of them, chunks around one weight each."""
+        return partition(self)
 
     @property
     def cuttable(self) -> tuple[Site, ...]:
