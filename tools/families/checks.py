@@ -22,13 +22,13 @@ from families.family import Family
 
 
 def random_plan(sites: Sites, seed: int, axes: Iterable[str] | None = None) -> Plan:
-    """A plan over width and sub-layers, drawn anew for each seed; ``axes`` limits it."""
+    """An exact plan over width and sub-layers, drawn anew for each seed; ``axes`` limits it."""
     draw = random.Random(seed)
     kept: dict[str, tuple[int, ...]] = {}
     for site in sites.cuttable:
         if axes is not None and site.axis not in axes:
             continue
-        if site.kind == "width" and draw.random() < 0.7:
+        if site.kind == "width" and site.exact and draw.random() < 0.7:
             kept[site.name] = tuple(sorted(draw.sample(range(site.units), _some(site, draw))))
         elif site.axis == "sublayer" and draw.random() < 0.2:
             kept[site.name] = ()
@@ -81,7 +81,7 @@ def runs(program: Program, inputs: tuple[Tensor, ...]) -> float:
     """The largest difference between the lowered file, run here, and the program; batch 1."""
     one = tuple(x[:1] for x in inputs)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        artifact = lower(program, Path(folder, "slim.pte"), Lowering("executorch", "fp32"))
+        artifact = lower(program, Path(folder, "slim.pte"), Lowering("fp32", "executorch"))
         with connect("local") as device, device.predictor(artifact.path) as predict:
             outputs = predict(one)
     with torch.no_grad():
