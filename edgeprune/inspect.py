@@ -13,6 +13,8 @@ from rich.table import Table
 from edgeprune.sites import Site
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+# ``mul_3 (aten.mul.Tensor, model.py:57)``
+_PLACE = re.compile(r"(?:_\d+)? \(([\w.]+)(?:, [^()]*:\d+)?\)")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ def rows_of(sites: Iterable[Site]) -> tuple[Row, ...]:
     alike: dict[object, list[Site]] = {}
     for site in sites:
         pattern = _NUMBER.sub("#", site.name)
-        facts = (site.axis, site.units, site.parameters, site.exact, site.why_not, site.pinned)
+        notes = (_common(site.why_not), _common(site.inexact), site.opt_in)
+        facts = (site.axis, site.units, site.parameters, notes, site.pinned)
         alike.setdefault((pattern, facts), []).append(site)
     return tuple(row for group in alike.values() for row in _merged(group))
 
@@ -61,10 +64,17 @@ def verdict(site: Site) -> str:
     """Whether a site can be cut, in words."""
     if site.why_not is not None:
         return f"no: {site.why_not}"
-    words = "yes" if site.exact else "yes, inexactly"
+    words = "yes" if site.inexact is None else f"yes, inexactly: {site.inexact}"
+    if site.opt_in is not None:
+        words += f", if a plan names it: {site.opt_in}"
     if site.pinned:
         words += f"; token {', '.join(map(str, site.pinned))} stays"
     return words
+
+
+def _common(reason: str | None) -> str | None:
+    """A reason without the operator's number and line, in which layers that are alike differ."""
+    return reason and _PLACE.sub(r" (\1)", reason)
 
 
 def _merged(group: Sequence[Site]) -> list[Row]:

@@ -46,6 +46,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     drop_no_ops(module)
     take_from_ends(module)
     join_batch_norm(module)
+    write_rms_norm_out(module)
     repeat_shared_heads(module)
     give_attention_heads(module)
     fold_constants(module)
@@ -174,6 +175,28 @@ def join_batch_norm(module: fx.GraphModule) -> None:
         node.args = (*tensors, False, momentum, epsilon, False)
         for output in list(node.users):
             replace(output, node)
+
+
+def write_rms_norm_out(module: fx.GraphModule) -> None:
+    """One form for a root mean square norm: x / sqrt(mean(x^2) + eps) * weight.
+
+    Both runtimes decompose the operator into the same calls.
+    """
+    call = module.graph.call_function
+    for node in calls(module.graph, ATEN.rms_norm):
+        x, sizes, weight, eps = (*node.args, None, None)[:4]
+        found = value(node)
+        assert found is not None
+        eps = torch.finfo(found.dtype).eps if eps is None else eps
+        with module.graph.inserting_before(node):
+            square = call(ATEN.pow.Tensor_Scalar, (x, 2))
+            mean = call(ATEN.mean.dim, (square, list(range(-len(sizes), 0)), True))
+            scale = call(ATEN.rsqrt.default, (call(ATEN.add.Tensor, (mean, eps)),))
+            result = call(ATEN.mul.Tensor, (x, scale))
+            if weight is not None:
+                result = call(ATEN.mul.Tensor, (result, weight))
+        result.meta["val"] = found
+        replace(node, result)
 
 
 def give_attention_heads(module: fx.GraphModule) -> None:

@@ -18,16 +18,18 @@ from edgeprune.program.program import Program
 from edgeprune.sites import rules
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Layer, Residual, find_layers, find_residuals, layer_prefix
-from edgeprune.sites.flow import Flow
+from edgeprune.sites.flow import OUTPUT, Flow
 from edgeprune.sites.length import TokenStream, find_token_streams
 from edgeprune.sites.parts import Part, partition
 from edgeprune.sites.site import Site
+from edgeprune.sites.tables import Table, find_tables
 
 assert rules  # importing them registers every operator's rule
 
 WIDTH_NAMES = {"ffn": "neurons"}
 # Atoms that weights carry and that are no width: cut by a length site, or never.
 NOT_WIDTH = ("tokens", "head_dim", "kernel")
+VOCABULARY_OPT_IN = "it changes what the model's ids or outputs stand for"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Sites:
         atoms: width site name -> its atom.
         axes: width site name -> its axis.
         residuals, layers, streams: sub-layers, layers and token streams in graph order.
+        tables: embedding and un-embedding matrices.
     """
 
     program: Program
@@ -49,6 +52,7 @@ class Sites:
     residuals: tuple[Residual, ...]
     layers: tuple[Layer, ...]
     streams: tuple[TokenStream, ...]
+    tables: tuple[Table, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the program: what points into its graph is found again."""
@@ -63,6 +67,7 @@ class Sites:
         found += [
             Site(s.name, "tokens", s.tokens.size, s.why_not, pinned=s.pinned) for s in self.streams
         ]
+        found += [_rank_site(self, table) for table in self.tables]
         return tuple(found)
 
     @cached_property
@@ -87,8 +92,8 @@ class Sites:
 
     @property
     def cuttable(self) -> tuple[Site, ...]:
-        """The sites that a plan may cut."""
-        return tuple(site for site in self.sites if site.why_not is None)
+        """The sites that a solver may cut; a plan may also name those that are opt-in."""
+        return tuple(s for s in self.sites if s.why_not is None and s.opt_in is None)
 
     def get(self, name: str) -> Site:
         """The site of that name.
@@ -114,7 +119,8 @@ def find_sites(program: Program) -> Sites:
     axes = _atom_axes(flow, residuals)
     atoms = _name_atoms(flow, axes)
     names = {name: axes.get(atom, "units") for name, atom in atoms.items()}
-    return Sites(program, flow, atoms, names, residuals, find_layers(residuals), streams)
+    tables = find_tables(flow, {atom for atom, axis in axes.items() if axis == "vocabulary"})
+    return Sites(program, flow, atoms, names, residuals, find_layers(residuals), streams, tables)
 
 
 def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
@@ -181,19 +187,31 @@ def _atom_axes(flow: Flow, residuals: tuple[Residual, ...]) -> dict[Dim, str]:
             roles[heads[-1]] = "queries_per_group"
         for dim in (query[3], key[3], flow.of(node)[3]):
             roles.update(dict.fromkeys(dim.leaves(), "head_dim"))
+    roles.update(dict.fromkeys(_unembedded(flow, roles), "vocabulary"))
     return roles
+
+
+def _unembedded(flow: Flow, roles: dict[Dim, str]) -> list[Dim]:
+    """The atoms of outputs that are as wide as the largest table: scores of its entries."""
+    widest = max((d.size for role, d in flow.roles if role == "vocabulary"), default=0)
+    output = next(n for n in flow.program.module.graph.nodes if n.op == "output")
+    ends = (flow.of(result)[-1].root for result in output.all_input_nodes if flow.of(result))
+    return [dim for dim in ends if dim.size == widest and roles.get(dim) == "ffn"]
 
 
 def _width_site(sites: Sites, name: str, atom: Dim) -> Site:
     weights = carriers(sites.flow, atom)
     module = sites.program.module
     axis = sites.axes[name]
+    chosen = axis == "vocabulary"
+    reasons = (reason for reason in atom.frozen if not (chosen and reason == OUTPUT))
     return Site(
         name,
         axis,
         atom.size,
-        why_not=atom.frozen[0] if atom.frozen else None,
-        exact=axis != "d_model",
+        why_not=next(reasons, None),
+        inexact=next(iter(atom.inexact), None),
+        opt_in=VOCABULARY_OPT_IN if chosen else None,
         parameters=sum(get_attribute(module, p).numel() for p in {path for path, _ in weights}),
         weights=weights,
     )
@@ -203,3 +221,16 @@ def _depth_site(sites: Sites, name: str, axis: str, parts: tuple[Residual, ...])
     paths = {path for part in parts for path in part.weights}
     tensors = (get_attribute(sites.program.module, path) for path in paths)
     return Site(name, axis, 1, parameters=sum(tensor.numel() for tensor in tensors))
+
+
+def _rank_site(sites: Sites, table: Table) -> Site:
+    tensor = get_attribute(sites.program.module, table.path)
+    weights = ((table.path, 0), (table.path, 1))
+    return Site(
+        table.name,
+        "rank",
+        min(tensor.shape),
+        table.why_not,
+        parameters=tensor.numel(),
+        weights=weights,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -26,6 +27,13 @@ rule = RULES.register
 LITERALS: Registry[Literals] = Registry("literals")
 """How an op's literal arguments (sizes, offsets) follow from the new shapes."""
 literals = LITERALS.register
+
+
+OUTPUT = "it is an output of the model"
+# As in a traceback: the frames of an exported node.
+_FRAME = re.compile(r'File "(.+)", line (\d+)')
+_SLASH = r"[\\/]"
+_TORCH = re.compile(rf"-packages{_SLASH}torch{_SLASH}")
 
 
 class Flow:
@@ -90,7 +98,7 @@ class Flow:
             return dims
         if node.op == "output":
             for result in node.all_input_nodes:
-                self.freeze(self.of(result), "it is an output of the model")
+                self.freeze(self.of(result), OUTPUT)
             return ()
         if is_size(node):
             return ()
@@ -99,7 +107,7 @@ class Flow:
 
     def without_rule(self, node: fx.Node) -> Dims | list[Dims]:
         """What nothing is known about: all it touches is frozen."""
-        reason = f"no rule for {op_name(node)}"
+        reason = f"no rule for {describe(node)}"
         self.unknown.append(node)
         for source in node.all_input_nodes:
             self.freeze(self.of(source), reason)
@@ -151,8 +159,16 @@ def _registered(table: dict[Any, Any], key: Any) -> Any:
 
 
 def describe(node: fx.Node) -> str:
-    """``view_3 (aten.view.default)``, for reasons and messages."""
-    return f"{node.name} ({op_name(node)})"
+    """``view_3 (aten.view.default, model.py:57)``, for reasons and messages."""
+    line = source_line(node)
+    return f"{node.name} ({op_name(node)}, {line})" if line else f"{node.name} ({op_name(node)})"
+
+
+def source_line(node: fx.Node) -> str | None:
+    """``model.py:57``, the innermost line outside torch that made the node, if export noted it."""
+    lines = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [(path, number) for path, number in lines if not _TORCH.search(path)]
+    return f"{re.split(_SLASH, own[-1][0])[-1]}:{own[-1][1]}" if own else None
 
 
 def is_tensor(node: Any) -> bool:

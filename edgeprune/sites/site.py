@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_KINDS = {"sublayer": "depth", "layer": "depth", "tokens": "length", "rank": "rank"}
+
 
 @dataclass(frozen=True)
 class Site:
@@ -13,10 +15,13 @@ class Site:
     Attributes:
         name: such as ``encoder.layer.3.heads``; what a plan refers to.
         axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "groups",
-            "d_model", "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens".
-        units: how many there are; 1 for depth, the token count for length.
+            "d_model", "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens"; "rank".
+        units: how many there are; 1 for depth, the token count for length, for a rank the smaller
+            side of the matrix.
         why_not: why it cannot be cut; None when it can.
-        exact: whether the cut model equals the masked one to rounding.
+        inexact: why the cut model differs from the masked one; None when it equals it to rounding.
+        opt_in: what a cut changes for whoever uses the model; such a site is cut only when a plan
+            names it, never by a solver. None for all others.
         parameters: weights that leave with all units.
         weights: path of each weight and buffer that is cut -> which of its dimensions.
         pinned: tokens that always stay, as positions (-1 is the last one).
@@ -26,17 +31,21 @@ class Site:
     axis: str
     units: int
     why_not: str | None = None
-    exact: bool = True
+    inexact: str | None = None
+    opt_in: str | None = None
     parameters: int = 0
     weights: tuple[tuple[str, int], ...] = ()
     pinned: tuple[int, ...] = ()
 
     @property
+    def exact(self) -> bool:
+        """Whether the cut model equals the masked one to rounding."""
+        return self.inexact is None
+
+    @property
     def kind(self) -> str:
-        """The family of its axis: "width", "depth" or "length"."""
-        if self.axis in ("sublayer", "layer"):
-            return "depth"
-        return "length" if self.axis == "tokens" else "width"
+        """The family of its axis: "width", "depth", "length" or "rank"."""
+        return _KINDS.get(self.axis, "width")
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``sites.json``."""

@@ -95,16 +95,17 @@ class Draft:
             for axis, dim in enumerate(dims):
                 if any(leaf in self.kept for leaf in dim.leaves()):
                     index = torch.tensor(positions(dim, self.kept), dtype=torch.long)
-                    tensor = _like(tensor, tensor.detach().index_select(axis, index))
+                    tensor = like(tensor, tensor.detach().index_select(axis, index))
             set_tensor(self.module, path, tensor)
 
 
 def clone(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with storage of its own, a parameter if it was one."""
-    return _like(tensor, tensor.detach().clone())
+    return like(tensor, tensor.detach().clone())
 
 
-def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The values as a parameter if ``tensor`` is one."""
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values

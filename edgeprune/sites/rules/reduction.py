@@ -30,15 +30,23 @@ def _keep(flow: Flow, node: fx.Node) -> Dims:
     return tuple(dim for i, dim in enumerate(dims) if i not in gone)
 
 
-@rule(ATEN.sum)
+@rule(ATEN.sum, ATEN.mean)
 def summed(flow: Flow, node: fx.Node) -> Dims:
-    """A sum does not notice a removed term that was 0."""
+    """A sum does not notice a removed term that was 0; surgery keeps what a mean divides by."""
     return _keep(flow, node)
 
 
-@rule(ATEN.mean, ATEN.amax, ATEN.amin, ATEN.var, ATEN.prod, ATEN.all, ATEN.any)
-def counted(flow: Flow, node: fx.Node) -> Dims:
-    """A mean or maximum notices how many there are: what it runs over cannot be cut exactly."""
+@rule(ATEN.var)
+def spread(flow: Flow, node: fx.Node) -> Dims:
+    """A variance is taken about the mean of what is left: cutting it is not exact."""
+    for dim in reduced(node):
+        flow.of(node.args[0])[dim].disturb(f"{describe(node)} runs over it")
+    return _keep(flow, node)
+
+
+@rule(ATEN.amax, ATEN.amin, ATEN.prod, ATEN.all, ATEN.any)
+def extreme(flow: Flow, node: fx.Node) -> Dims:
+    """A maximum or product notices a removed term that was 0."""
     for dim in reduced(node):
         flow.of(node.args[0])[dim].freeze(f"{describe(node)} runs over it")
     return _keep(flow, node)
@@ -63,12 +71,13 @@ def normalised_along(flow: Flow, node: fx.Node) -> Dims:
     return dims
 
 
-@rule(ATEN.layer_norm, ATEN.rms_norm)
+@rule(ATEN.layer_norm)
 def layer_norm(flow: Flow, node: fx.Node) -> Dims:
-    """Normalises over the last dimensions: cutting them is not exact."""
+    """Subtracts the mean of what is left: cutting what it normalises over is not exact."""
     dims = flow.of(node.args[0])
     last = dims[len(dims) - len(node.args[1]) :]
-    flow.freeze(last, f"{describe(node)} normalises over it")
+    for dim in last:
+        dim.disturb(f"{describe(node)} normalises over it")
     for weight in node.args[2:4]:
         for mine, theirs in zip(flow.of(weight), last, strict=False):
             flow.tie(mine, theirs, node)
@@ -124,7 +133,7 @@ def _group_count(node: fx.Node) -> int:
     return count
 
 
-@literals(ATEN.layer_norm, ATEN.rms_norm)
+@literals(ATEN.layer_norm)
 def layer_norm_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """``normalized_shape`` is the tail of the input's shape."""
     tail = list(sizes(node)[-len(node.args[1]) :])
