@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from edgeprune.errors import InputError
-from edgeprune.importance.readers import LinearReader, gram_of, linear_reader
+from edgeprune.importance.readers import Reader, gram_of, reader_of
 from edgeprune.importance.replay import Replay
 from edgeprune.program.program import as_tuple
 from edgeprune.sites import Sites
@@ -45,10 +45,10 @@ class Evidence:
         return gate(self.sites)
 
     @cached_property
-    def readers(self) -> dict[str, LinearReader]:
-        """Width site -> its linear reader, where it has exactly one."""
+    def readers(self) -> dict[str, Reader]:
+        """Width site -> the matrix that reads it, where there is exactly one."""
         found = {
-            site.name: linear_reader(self.sites, site.name)
+            site.name: reader_of(self.sites, site.name)
             for site in self.sites.cuttable
             if site.kind == "width"
         }
@@ -56,13 +56,13 @@ class Evidence:
 
     @cached_property
     def grams(self) -> dict[str, Tensor]:
-        """Width site -> second moments of what its reader reads, [in + 1, in + 1]."""
+        """Width site -> second moments of what its reader multiplies, [columns + 1] squared."""
         names = list(self.readers)
         sources = [self.readers[name].source for name in names]
         totals: dict[str, Tensor] = {}
         for values in self.values(sources):
             for name, x in zip(names, values, strict=True):
-                moments = gram_of(x)
+                moments = gram_of(self.readers[name].features(x))
                 totals[name] = totals[name] + moments if name in totals else moments
         return totals
 

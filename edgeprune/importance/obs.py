@@ -32,7 +32,7 @@ def obs(evidence: Evidence, site: Site) -> Tensor:
     tensors = evidence.sites.program.tensors
     bias = tensors[reader.bias] if reader.bias else None
     weight, gram = augmented(tensors[reader.weight], bias), regularised(evidence.grams[site.name])
-    if bias is None:  # nothing can take the mean over
+    if not reader.takes_means:  # nothing can take the mean over
         weight, gram = weight[:, :-1], gram[:-1, :-1]
     columns = torch.stack([(reader.unit_of == u).nonzero()[:, 0] for u in range(site.units)])
     order = removal_order(weight, gram, columns)

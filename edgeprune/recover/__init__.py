@@ -2,5 +2,6 @@
 
 from edgeprune.recover.distil import Distilled, distil
 from edgeprune.recover.refit import refit
+from edgeprune.recover.statistics import reestimate
 
-__all__ = ["Distilled", "distil", "refit"]
+__all__ = ["Distilled", "distil", "reestimate", "refit"]

@@ -36,7 +36,6 @@ from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
-from edgeprune.program.graph import shape
 from edgeprune.search import Search
 from edgeprune.settings import Settings
 from edgeprune.sites import Sites, find_sites
@@ -299,8 +298,7 @@ def scored_examples(sites: Sites, calibration: tuple[Batch, ...]) -> tuple[Batch
     """
     columns_per_row = 0.0
     for reader in Evidence(sites, ()).readers.values():
-        rows = math.prod(shape(reader.source)[1:-1])
-        columns_per_row = max(columns_per_row, shape(reader.source)[-1] / rows)
+        columns_per_row = max(columns_per_row, len(reader.unit_of) / reader.rows_per_example)
     wanted = max(SCORED_EXAMPLES, math.ceil(ROWS_PER_COLUMN * columns_per_row))
     taken: list[Batch] = []
     count = 0

@@ -152,7 +152,10 @@ def test_where_a_criterion_does_not_apply_the_default_ranks(bert: Evidence) -> N
 
 def test_where_not_even_the_default_applies_the_gradients_rank() -> None:
     evidence = Evidence(sites("convolutional"), [inputs("convolutional", 4, 1)])
-    assert rank_units(evidence, DEFAULT) == rank_units(evidence, "taylor_fo")
+    default, gradients = rank_units(evidence, DEFAULT), rank_units(evidence, "taylor_fo")
+    assert {n for n in default if n not in evidence.readers} == {"channels"}
+    assert default["channels"] == gradients["channels"]
+    assert default != gradients
 
 
 def test_an_unknown_criterion_is_refused_with_the_known_ones(bert: Evidence) -> None:
