@@ -9,6 +9,7 @@ has already passed through everything cut, refitted and normalised before.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from edgeprune import console
 from edgeprune.importance.readers import Reader, gram_of, reader_of, refitted_tensors
 from edgeprune.plan import Plan, check_plan
 from edgeprune.program.batch_norm import BatchNorm, Moments, batch_norms, carried, moments_of
-from edgeprune.program.graph import set_tensor
+from edgeprune.program.graph import get_attribute, set_tensor
 from edgeprune.program.program import Program
 from edgeprune.program.walk import Walk
 from edgeprune.sites import Sites
@@ -160,3 +161,26 @@ def _with_tensors(program: Program, sites: Sites, plan: Plan, new: dict[str, Ten
                 values = torch.nn.Parameter(values, requires_grad=old.requires_grad)
             set_tensor(program.module, path, values)
     return program
+
+
+def put_back(sites: Sites, plan: Plan, slim: Program) -> Program:
+    """The uncut program with the tensors of one that ``plan`` cut, where that still has them.
+
+    Args:
+        sites: of the uncut program.
+        plan: of width and depth.
+        slim: cut by ``plan``, and perhaps trained since.
+    """
+    kept = _units(sites, plan)
+    module = copy.deepcopy(sites.program.module)
+    for path, values in slim.tensors.items():
+        if path not in sites.flow.tensors:
+            continue
+        old = get_attribute(module, path)
+        index = [torch.tensor(positions(dim, kept)) for dim in sites.flow.tensors[path]]
+        whole = old.detach().clone()
+        whole[torch.meshgrid(*index, indexing="ij")] = values.detach()
+        if isinstance(old, torch.nn.Parameter):
+            whole = torch.nn.Parameter(whole, requires_grad=old.requires_grad)
+        set_tensor(module, path, whole)
+    return replace(sites.program, module=module)
