@@ -159,19 +159,24 @@ def score_stage(
     calibration: tuple[Batch, ...],
     settings: Settings,
     cluster: Cluster = IN_PROCESS,
+    labels: Batch | None = None,
 ) -> Damage:
     """Every unit ranked, and the damage of every site measured alone."""
     batches = scored_examples(sites, calibration)
+    labels = labels and labels[: len(batches)]
     widths = {
         site.name: _spread([o.units for o in options if 0 < o.units < site.units], MEASURED_WIDTHS)
         for site, options in ((choice.site, choice.options) for choice in choices)
         if site
     }
     tokens = _spread(levels[1:], MEASURED_TOKENS)
-    key = (sites.program.fingerprint, batches_hash(batches), settings.criterion, widths, tokens)
+    key = (
+        *(sites.program.fingerprint, batches_hash(batches), settings.criterion, widths, tokens),
+        *((batches_hash((labels,)),) if labels else ()),
+    )
 
     def measure() -> Damage:
-        evidence = Evidence(sites, batches, settings.seed)
+        evidence = Evidence(sites, batches, settings.seed, labels)
         orders = rank_units(evidence, settings.criterion)
         return measure_damage(evidence, orders, widths, tokens, cluster)
 

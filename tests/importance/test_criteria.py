@@ -132,9 +132,10 @@ def test_random_depends_on_the_seed_and_the_site_alone(bert: Evidence) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
-@pytest.mark.parametrize("model", ["bert", "llama", "convolutional"])
+@pytest.mark.parametrize("model", ["bert", "llama", "convolutional", "densely_connected"])
 def test_every_criterion_orders_all_units_of_every_width_site(model: str, name: str) -> None:
-    evidence = Evidence(sites(model), [inputs(model, 4, 1)])
+    labels = [torch.arange(4) % 3]
+    evidence = Evidence(sites(model), [inputs(model, 4, 1)], labels=labels)
     orders = rank_units(evidence, name)
     widths = [site for site in evidence.sites.cuttable if site.kind == "width"]
     assert list(orders) == [site.name for site in widths]
