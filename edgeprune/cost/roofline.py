@@ -21,6 +21,7 @@ from edgeprune.cost.memory import (
 from edgeprune.cost.table import CostTable, Transition
 from edgeprune.lower.lowering import Lowering, Precision
 from edgeprune.profile import Profile
+from edgeprune.program.flops import flops
 from edgeprune.program.graph import ATEN, is_call, shape
 from edgeprune.sites import Sites
 from edgeprune.sites.parts import Part
@@ -114,19 +115,6 @@ class _Speed:
         return written + read
 
 
-def flops(node: fx.Node) -> int:
-    """Floating point operations of a matrix product, convolution or attention; 0 of the rest."""
-    if is_call(node, ATEN.linear, ATEN.matmul, ATEN.bmm, ATEN.mm):
-        return 2 * math.prod(shape(node)) * shape(_source(node, 0))[-1]
-    if is_call(node, ATEN.convolution, ATEN.conv2d, ATEN.conv1d):
-        return 2 * math.prod(shape(node)) * math.prod(shape(_source(node, 1))[1:])
-    if is_call(node, ATEN.scaled_dot_product_attention):
-        queries, keys = shape(_source(node, 0)), shape(_source(node, 1))
-        products = 2 * math.prod(queries) * keys[-2]
-        return 2 * products
-    return 0
-
-
 def _counted(part: Part) -> tuple[fx.Node, ...]:
     """The part without what stays when it is removed."""
     residual = part.residual
@@ -163,12 +151,6 @@ def _transition(sites: Sites, speed: _Speed) -> Transition | None:
     tables = 2 * 14 * 4 * size * size / speed.bytes_per_ms
     product = 2 * size * size * width / speed.flops_per_ms
     return Transition(size, (0.0, 0.0, tables, product, 0.0))
-
-
-def _source(node: fx.Node, place: int) -> fx.Node:
-    source = node.args[place]
-    assert isinstance(source, fx.Node)
-    return source
 
 
 def _is_matrix(node: fx.Node, source: fx.Node) -> bool:

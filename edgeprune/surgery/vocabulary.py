@@ -43,7 +43,7 @@ def _translate_ids(draft: Draft, rows: Dim, kept: tuple[int, ...], new: torch.Te
 
 
 def ids_of_outputs(program: Program, draft: Draft) -> dict[str, str]:
-    """What the program's notes say of outputs that score a cut vocabulary: its old ids, in order."""
+    """What the notes say of outputs that score a cut vocabulary: its old ids, in order."""
     known: dict[str, list[int]] = json.loads(program.meta.get(META, "{}"))
     output = next(n for n in program.module.graph.nodes if n.op == "output")
     for name, node in zip(program.output_names, output.all_input_nodes, strict=True):
