@@ -36,6 +36,7 @@ def rows_of(sites: Iterable[Site]) -> tuple[Row, ...]:
     for site in sites:
         pattern = _NUMBER.sub("#", site.name)
         facts = (site.axis, site.units, site.parameters, site.exact, site.why_not, site.pinned)
+        facts += (site.step,)
         alike.setdefault((pattern, facts), []).append(site)
     return tuple(row for group in alike.values() for row in _merged(group))
 
@@ -62,6 +63,8 @@ def verdict(site: Site) -> str:
     if site.why_not is not None:
         return f"no: {site.why_not}"
     words = "yes" if site.exact else "yes, inexactly"
+    if site.step > 1:
+        words += f", in steps of {site.step}"
     if site.pinned:
         words += f"; token {', '.join(map(str, site.pinned))} stays"
     return words

@@ -10,6 +10,7 @@ from typing import Any
 from edgeprune import files
 from edgeprune.errors import InputError
 from edgeprune.sites import Site, Sites
+from edgeprune.sites.inputs import sizes_at
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,15 @@ class Plan:
         kept: width site -> numbers of the units that stay, ascending; sub-layer or layer -> ()
             (removed).
         tokens: tokens site -> how many tokens go on.
+        merge: tokens sites where the others are averaged into those that go on, not dropped.
+        length: resolution, time or points site -> new size. Cut first: tokens are counted at it.
     """
 
     program: str
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    merge: frozenset[str] = frozenset()
+    length: dict[str, int] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -34,11 +39,16 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``plan.json``, sites in order of their names."""
-        return {
+        body: dict[str, Any] = {
             "program": self.program,
             "kept": {name: list(self.kept[name]) for name in sorted(self.kept)},
             "tokens": {name: self.tokens[name] for name in sorted(self.tokens)},
         }
+        if self.merge:
+            body["merge"] = sorted(self.merge)
+        if self.length:
+            body["length"] = {name: self.length[name] for name in sorted(self.length)}
+        return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Plan:
@@ -49,10 +59,14 @@ class Plan:
         """
         kept = _typed(body, "kept", dict).items()
         tokens = _typed(body, "tokens", dict)
+        merge = _typed(body, "merge", list) if "merge" in body else []
+        length = _typed(body, "length", dict) if "length" in body else {}
         return cls(
             _typed(body, "program", str),
             {name: tuple(_typed(units, i, int) for i in range(len(units))) for name, units in kept},
             {name: _typed(tokens, name, int) for name in tokens},
+            frozenset(_typed(merge, i, str) for i in range(len(merge))),
+            {name: _typed(length, name, int) for name in length},
         )
 
     def write(self, path: str | os.PathLike[str], **more: Any) -> Path:
@@ -80,6 +94,8 @@ class Plan:
             self,
             kept={name: self.kept[name] for name in names if name in self.kept},
             tokens={name: self.tokens[name] for name in names if name in self.tokens},
+            merge=self.merge & set(names),
+            length={name: self.length[name] for name in names if name in self.length},
         )
 
 
@@ -113,14 +129,17 @@ def check_plan(plan: Plan, sites: Sites) -> None:
             left[stream.tokens] = keep
             _check_ranked(plan, stream.name, stream.residual.name, stream.residual.layer)
     for name in plan.tokens:
-        if sites.get(name).kind != "length":
+        if sites.get(name).axis != "tokens":
             raise InputError(f"plan: '{name}' is no tokens site, but the plan keeps tokens there")
+    for name, size in plan.length.items():
+        _check_length(sites, name, size)
 
 
 def _check_units(site: Site, units: tuple[int, ...]) -> None:
     _check_cuttable(site)
     if site.kind == "length":
-        raise InputError(f"plan: '{site.name}' is a tokens site; it belongs under \"tokens\"")
+        field_ = "tokens" if site.axis == "tokens" else "length"
+        raise InputError(f'plan: \'{site.name}\' is a {site.axis} site; it belongs under "{field_}"')
     if site.kind == "depth":
         if units:
             raise InputError(
@@ -145,6 +164,19 @@ def _check_tokens(site: Site, keep: int, before: int) -> None:
             f"plan: '{site.name}' keeps {keep} tokens, wanted {least} to {before} "
             "(never more than came in)"
         )
+
+
+def _check_length(sites: Sites, name: str, size: int) -> None:
+    site = sites.get(name)
+    if name not in sites.lengths:
+        raise InputError(f"plan: '{name}' is no length of the inputs, but the plan sizes it")
+    _check_cuttable(site)
+    if not 1 <= size <= site.units:
+        raise InputError(f"plan: '{name}' at {size}, wanted 1 to {site.units}")
+    try:
+        sizes_at(sites.flow, sites.lengths[name], size)
+    except InputError as error:
+        raise InputError(f"plan: '{name}' at {size}: {error}") from error
 
 
 def _check_ranked(plan: Plan, name: str, *removable: str) -> None:

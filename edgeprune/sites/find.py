@@ -18,6 +18,7 @@ from edgeprune.sites import rules
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Layer, Residual, find_layers, find_residuals, layer_prefix
 from edgeprune.sites.flow import Flow
+from edgeprune.sites.inputs import InputLength, find_input_lengths
 from edgeprune.sites.length import TokenStream, find_token_streams
 from edgeprune.sites.site import Site
 
@@ -38,6 +39,7 @@ class Sites:
         atoms: width site name -> its atom.
         axes: width site name -> its axis.
         residuals, layers, streams: sub-layers, layers and token streams in graph order.
+        lengths: site name -> a length of the inputs.
     """
 
     program: Program
@@ -47,6 +49,7 @@ class Sites:
     residuals: tuple[Residual, ...]
     layers: tuple[Layer, ...]
     streams: tuple[TokenStream, ...]
+    lengths: dict[str, InputLength]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the program: what points into its graph is found again."""
@@ -60,6 +63,10 @@ class Sites:
         found += [_depth_site(self, each.name, "layer", each.sublayers) for each in self.layers]
         found += [
             Site(s.name, "tokens", s.tokens.size, s.why_not, pinned=s.pinned) for s in self.streams
+        ]
+        found += [
+            Site(name, each.axis, each.size, each.why_not, step=each.step)
+            for name, each in self.lengths.items()
         ]
         return tuple(found)
 
@@ -98,7 +105,9 @@ def find_sites(program: Program) -> Sites:
     axes = _atom_axes(flow, residuals)
     atoms = _name_atoms(flow, axes)
     names = {name: axes.get(atom, "units") for name, atom in atoms.items()}
-    return Sites(program, flow, atoms, names, residuals, find_layers(residuals), streams)
+    layers = find_layers(residuals)
+    lengths = {each.name: each for each in find_input_lengths(flow)}
+    return Sites(program, flow, atoms, names, residuals, layers, streams, lengths)
 
 
 def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:

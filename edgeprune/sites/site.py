@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+LENGTHS = ("tokens", "resolution", "time", "points")
+
 
 @dataclass(frozen=True)
 class Site:
@@ -13,13 +15,15 @@ class Site:
     Attributes:
         name: such as ``encoder.layer.3.heads``; what a plan refers to.
         axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "d_model",
-            "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens".
-        units: how many there are; 1 for depth, the token count for length.
+            "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens", "resolution",
+            "time", "points".
+        units: how many there are; 1 for depth, the full size for length.
         why_not: why it cannot be cut; None when it can.
         exact: whether the cut model equals the masked one to rounding.
         parameters: weights that leave with all units.
         weights: path of each weight and buffer that is cut -> which of its dimensions.
         pinned: tokens that always stay, as positions (-1 is the last one).
+        step: of a size of the inputs, the distance to the next smaller one that is possible.
     """
 
     name: str
@@ -30,13 +34,14 @@ class Site:
     parameters: int = 0
     weights: tuple[tuple[str, int], ...] = ()
     pinned: tuple[int, ...] = ()
+    step: int = 1
 
     @property
     def kind(self) -> str:
         """The family of its axis: "width", "depth" or "length"."""
         if self.axis in ("sublayer", "layer"):
             return "depth"
-        return "length" if self.axis == "tokens" else "width"
+        return "length" if self.axis in LENGTHS else "width"
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``sites.json``."""

@@ -8,9 +8,9 @@ from edgeprune.plan import Plan, check_plan
 from edgeprune.program.canonicalise import canonicalise
 from edgeprune.program.program import Program
 from edgeprune.sites import Sites, find_sites
-from edgeprune.sites.flow import literals_for
 from edgeprune.surgery.depth import cut_depth
 from edgeprune.surgery.draft import Draft
+from edgeprune.surgery.resize import resize
 from edgeprune.surgery.tokens import cut_tokens
 
 
@@ -18,7 +18,8 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
     """Cut ``program`` as ``plan`` says.
 
     Width: weights are sliced and every literal size is recomputed. Depth: a removed sub-layer
-    becomes the identity. Length: after a chosen attention sub-layer only the best tokens go on.
+    becomes the identity. Length: the inputs shrink, and after a chosen attention sub-layer only the
+    best tokens go on.
     Nodes and weights keep their names, so that the two programs can be compared piece by piece.
 
     Args:
@@ -34,6 +35,8 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
     """
     sites = sites or find_sites(program)
     check_plan(plan, sites)
+    if plan.length:
+        return apply(*_at_length(sites, plan))
     draft = Draft(sites)
     cut_tokens(draft, plan)
     cut_depth(draft, plan)
@@ -41,13 +44,13 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
         sites.atoms[name].root: units for name, units in plan.kept.items() if name in sites.atoms
     }
     draft.cut_weights()
-    _recompute_literals(draft)
+    draft.recompute_literals()
     canonicalise(draft.module, program.example_inputs)
     return replace(program, module=draft.module)
 
 
-def _recompute_literals(draft: Draft) -> None:
-    for node in draft.module.graph.nodes:
-        recompute = literals_for(node) if node.op == "call_function" else None
-        if recompute is not None and node in draft.origin:
-            node.args = recompute(node, draft.sizes)
+def _at_length(sites: Sites, plan: Plan) -> tuple[Program, Plan]:
+    """The uncut program at one new input length, and what is left of the plan for it."""
+    (name, size), *more = plan.length.items()
+    program = resize(sites, name, size)
+    return program, replace(plan, program=program.fingerprint, length=dict(more))
