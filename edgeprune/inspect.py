@@ -56,7 +56,7 @@ def rows_of(sites: Iterable[Site], behind: Mapping[str, Behind] | None = None) -
         weighed = known.get(site.name)
         numbers = (site.units, site.parameters, weighed and (weighed.whole, weighed.half))
         notes = (_common(site.why_not), _common(site.inexact), site.opt_in)
-        return (site.axis, *numbers, *notes, site.pinned)
+        return (site.axis, *numbers, *notes, site.pinned, site.step)
 
     found = rows_by(sites, facts)
     return tuple(replace(row, behind=known.get(row.site.name)) for row in found)
@@ -118,6 +118,8 @@ def verdict(site: Site) -> str:
     words = "yes" if site.inexact is None else f"yes, inexactly: {site.inexact}"
     if site.opt_in is not None:
         words += f", if a plan names it: {site.opt_in}"
+    if site.step > 1:
+        words += f", in steps of {site.step}"
     if site.pinned:
         words += f"; token {', '.join(map(str, site.pinned))} stays"
     return words

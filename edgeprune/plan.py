@@ -11,6 +11,7 @@ from edgeprune import files
 from edgeprune.errors import InputError
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.atoms import positions
+from edgeprune.sites.inputs import sizes_at
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Plan:
         rank: rank site -> rank of the two factors that stand for the table.
         fallback: vocabulary site -> the kept id whose row stands for those removed; the first kept
             one where it is not named.
+        merge: tokens sites where the others are averaged into those that go on, not dropped.
+        length: resolution, time or points site -> new size. Cut first: tokens are counted at it.
     """
 
     program: str
@@ -32,6 +35,8 @@ class Plan:
     tokens: dict[str, int] = field(default_factory=dict)
     rank: dict[str, int] = field(default_factory=dict)
     fallback: dict[str, int] = field(default_factory=dict)
+    merge: frozenset[str] = frozenset()
+    length: dict[str, int] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -40,11 +45,12 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``plan.json``, sites in order of their names."""
-        rare = {"rank": self.rank, "fallback": self.fallback}
+        rare = {"rank": self.rank, "fallback": self.fallback, "length": self.length}
         return {
             "program": self.program,
             "kept": {name: list(self.kept[name]) for name in sorted(self.kept)},
             "tokens": _sorted(self.tokens),
+            **({"merge": sorted(self.merge)} if self.merge else {}),
             **{key: _sorted(numbers) for key, numbers in rare.items() if numbers},
         }
 
@@ -56,11 +62,13 @@ class Plan:
             KeyError, TypeError: a field is missing, or is not of its type.
         """
         kept = _typed(body, "kept", dict).items()
-        body = {"rank": {}, "fallback": {}} | body
+        body = {"rank": {}, "fallback": {}, "merge": [], "length": {}} | body
+        merge = _typed(body, "merge", list)
         return cls(
             _typed(body, "program", str),
             {name: tuple(_typed(units, i, int) for i in range(len(units))) for name, units in kept},
-            *(_numbers(body, key) for key in ("tokens", "rank", "fallback")),
+            merge=frozenset(_typed(merge, i, str) for i in range(len(merge))),
+            **{key: _numbers(body, key) for key in ("tokens", "rank", "fallback", "length")},
         )
 
     def write(self, path: str | os.PathLike[str], **more: Any) -> Path:
@@ -90,6 +98,8 @@ class Plan:
             tokens={name: self.tokens[name] for name in names if name in self.tokens},
             rank={name: self.rank[name] for name in names if name in self.rank},
             fallback={name: self.fallback[name] for name in names if name in self.fallback},
+            merge=self.merge & set(names),
+            length={name: self.length[name] for name in names if name in self.length},
         )
 
 
@@ -132,19 +142,23 @@ def check_plan(plan: Plan, sites: Sites) -> None:
             left[stream.tokens] = keep
             _check_ranked(plan, stream.name, stream.residual.name, stream.residual.layer)
     for name in plan.tokens:
-        if sites.get(name).kind != "length":
+        if sites.get(name).axis != "tokens":
             raise InputError(f"plan: '{name}' is no tokens site, but the plan keeps tokens there")
     for name, rank in plan.rank.items():
         _check_rank(plan, sites, name, rank)
     for name, unit in plan.fallback.items():
         _check_fallback(plan, sites, name, unit)
+    for name, size in plan.length.items():
+        _check_length(sites, name, size)
 
 
 def _check_units(site: Site, units: tuple[int, ...]) -> None:
     _check_cuttable(site)
     if site.kind in ("length", "rank"):
-        field_ = {"length": "tokens", "rank": "rank"}[site.kind]
-        raise InputError(f"plan: '{site.name}' is a {field_} site; it belongs under \"{field_}\"")
+        field_ = {"tokens": "tokens", "rank": "rank"}.get(site.axis, "length")
+        raise InputError(
+            f"plan: '{site.name}' is a {site.axis} site; it belongs under \"{field_}\""
+        )
     if site.kind == "depth":
         if units:
             raise InputError(
@@ -169,6 +183,19 @@ def _check_tokens(site: Site, keep: int, before: int) -> None:
             f"plan: '{site.name}' keeps {keep} tokens, wanted {least} to {before} "
             "(never more than came in)"
         )
+
+
+def _check_length(sites: Sites, name: str, size: int) -> None:
+    site = sites.get(name)
+    if name not in sites.lengths:
+        raise InputError(f"plan: '{name}' is no length of the inputs, but the plan sizes it")
+    _check_cuttable(site)
+    if not 1 <= size <= site.units:
+        raise InputError(f"plan: '{name}' at {size}, wanted 1 to {site.units}")
+    try:
+        sizes_at(sites.flow, sites.lengths[name], size)
+    except InputError as error:
+        raise InputError(f"plan: '{name}' at {size}: {error}") from error
 
 
 def _check_ranked(plan: Plan, name: str, *removable: str) -> None:

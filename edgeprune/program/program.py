@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import fx
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.files import FORMAT_VERSION, check_version, write_bytes
+from edgeprune.program.fit import Resized
 from edgeprune.program.graph import get_attribute, is_call, op_name, tensors_read
 
 META_FILE = "edgeprune.json"
@@ -32,6 +33,7 @@ class Program:
         example_inputs: one batch of at least 2 examples.
         input_names, output_names: the model's interface, in order.
         meta: free text that travels with the weights: ``licence``, ``preprocessing``.
+        resized: how inputs of the original's size become inputs of this program, in order.
     """
 
     module: fx.GraphModule
@@ -39,10 +41,23 @@ class Program:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     meta: dict[str, str] = field(default_factory=dict)
+    resized: tuple[Resized, ...] = ()
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
-        """The model's output: a tensor, or a tuple where it has several."""
-        return self.module(*inputs)
+        """The model's output: a tensor, or a tuple where it has several.
+
+        Inputs of the size that the original takes are brought to this program's first.
+        """
+        return self.module(*self.fit(inputs))
+
+    def fit(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """A batch of the original's size as this program (and what it is lowered to) takes it.
+
+        One that has this program's size already stays as it is.
+        """
+        for each in self.resized:
+            batch = each(batch)
+        return batch
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -101,6 +116,8 @@ class Program:
             "output_names": self.output_names,
             "meta": self.meta,
         }
+        if self.resized:
+            notes["resized"] = [asdict(each) for each in self.resized]
 
         # Through memory: torch's writer ends the process when the disk is full.
         written = io.BytesIO()
@@ -126,12 +143,14 @@ class Program:
         if notes is None:
             raise InputError(f"{path}: a .pt2, but not written by edgeprune. Capture it first.")
         check_version(path, notes.get("version"))
-        return from_exported(
+        program = from_exported(
             exported,
             input_names=tuple(notes["input_names"]),
             output_names=tuple(notes["output_names"]),
             meta=notes["meta"],
         )
+        resized = tuple(Resized.from_json(each) for each in notes.get("resized", ()))
+        return replace(program, resized=resized)
 
 
 def _unpickled(data: bytes, example_inputs: tuple[torch.Tensor, ...]) -> Program:

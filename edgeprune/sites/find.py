@@ -19,6 +19,7 @@ from edgeprune.sites import rules
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Layer, Residual, find_layers, find_residuals, layer_prefix
 from edgeprune.sites.flow import OUTPUT, Flow
+from edgeprune.sites.inputs import InputLength, find_input_lengths
 from edgeprune.sites.length import TokenStream, find_token_streams
 from edgeprune.sites.parts import Part, partition
 from edgeprune.sites.site import Site
@@ -43,6 +44,7 @@ class Sites:
         axes: width site name -> its axis.
         residuals, layers, streams: sub-layers, layers and token streams in graph order.
         tables: embedding and un-embedding matrices.
+        lengths: site name -> a length of the inputs.
     """
 
     program: Program
@@ -53,6 +55,7 @@ class Sites:
     layers: tuple[Layer, ...]
     streams: tuple[TokenStream, ...]
     tables: tuple[Table, ...]
+    lengths: dict[str, InputLength]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the program: what points into its graph is found again."""
@@ -68,6 +71,10 @@ class Sites:
             Site(s.name, "tokens", s.tokens.size, s.why_not, pinned=s.pinned) for s in self.streams
         ]
         found += [_rank_site(self, table) for table in self.tables]
+        found += [
+            Site(name, each.axis, each.size, each.why_not, step=each.step)
+            for name, each in self.lengths.items()
+        ]
         return tuple(found)
 
     @cached_property
@@ -119,8 +126,10 @@ def find_sites(program: Program) -> Sites:
     axes = _atom_axes(flow, residuals)
     atoms = _name_atoms(flow, axes)
     names = {name: axes.get(atom, "units") for name, atom in atoms.items()}
+    layers = find_layers(residuals)
     tables = find_tables(flow, {atom for atom, axis in axes.items() if axis == "vocabulary"})
-    return Sites(program, flow, atoms, names, residuals, find_layers(residuals), streams, tables)
+    lengths = {each.name: each for each in find_input_lengths(flow)}
+    return Sites(program, flow, atoms, names, residuals, layers, streams, tables, lengths)
 
 
 def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
@@ -137,9 +146,7 @@ def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
     """Every atom with weights behind it, under a name from those weights."""
     module = flow.program.module
     weights = [
-        path
-        for path in flow.tensors
-        if isinstance(get_attribute(module, path), torch.nn.Parameter)
+        path for path in flow.tensors if isinstance(get_attribute(module, path), torch.nn.Parameter)
     ]
     atoms = dict.fromkeys(
         leaf

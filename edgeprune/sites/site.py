@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_KINDS = {"sublayer": "depth", "layer": "depth", "tokens": "length", "rank": "rank"}
+LENGTHS = ("tokens", "resolution", "time", "points")
+_KINDS = {"sublayer": "depth", "layer": "depth", "rank": "rank"} | dict.fromkeys(LENGTHS, "length")
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class Site:
     Attributes:
         name: such as ``encoder.layer.3.heads``; what a plan refers to.
         axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "groups",
-            "d_model", "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens"; "rank".
-        units: how many there are; 1 for depth, the token count for length, for a rank the smaller
+            "d_model", "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens",
+            "resolution", "time", "points"; "rank".
+        units: how many there are; 1 for depth, the full size for length, for a rank the smaller
             side of the matrix.
         why_not: why it cannot be cut; None when it can.
         inexact: why the cut model differs from the masked one; None when it equals it to rounding.
@@ -25,6 +27,7 @@ class Site:
         parameters: weights that leave with all units.
         weights: path of each weight and buffer that is cut -> which of its dimensions.
         pinned: tokens that always stay, as positions (-1 is the last one).
+        step: of a size of the inputs, the distance to the next smaller one that is possible.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Site:
     parameters: int = 0
     weights: tuple[tuple[str, int], ...] = ()
     pinned: tuple[int, ...] = ()
+    step: int = 1
 
     @property
     def exact(self) -> bool:

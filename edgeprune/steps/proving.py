@@ -56,7 +56,7 @@ def recover_stage(
     )
     refitted = replace(
         refitted,
-        example_inputs=sites.program.example_inputs,
+        example_inputs=refitted.fit(sites.program.example_inputs),
         input_names=sites.program.input_names,
         output_names=sites.program.output_names,
         meta=sites.program.meta,

@@ -8,11 +8,11 @@ from edgeprune.plan import Plan, check_plan
 from edgeprune.program.canonicalise import canonicalise
 from edgeprune.program.program import Program
 from edgeprune.sites import Sites, find_sites
-from edgeprune.sites.flow import literals_for
 from edgeprune.surgery.counts import keep_counts
 from edgeprune.surgery.depth import cut_depth
 from edgeprune.surgery.draft import Draft
 from edgeprune.surgery.rank import cut_ranks
+from edgeprune.surgery.resize import resize
 from edgeprune.surgery.tokens import cut_tokens
 from edgeprune.surgery.vocabulary import cut_vocabularies, ids_of_outputs
 
@@ -21,9 +21,10 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
     """Cut ``program`` as ``plan`` says.
 
     Width: weights are sliced and every literal size is recomputed. Depth: a removed sub-layer
-    becomes the identity. Length: after a chosen attention sub-layer only the best tokens go on.
-    Rank: a table becomes a product of two. A cut vocabulary still takes the old ids; what its
-    outputs score is noted in the program's ``meta["vocabulary"]``, as JSON {output: old ids}.
+    becomes the identity. Length: the inputs shrink, and after a chosen attention sub-layer only the
+    best tokens go on. Rank: a table becomes a product of two. A cut vocabulary still takes the old
+    ids; what its outputs score is noted in the program's ``meta["vocabulary"]``, as JSON
+    {output: old ids}.
     Nodes and weights keep their names, so that the two programs can be compared piece by piece.
 
     Args:
@@ -39,6 +40,8 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
     """
     sites = sites or find_sites(program)
     check_plan(plan, sites)
+    if plan.length:
+        return apply(*_at_length(sites, plan))
     draft = Draft(sites)
     cut_tokens(draft, plan)
     cut_depth(draft, plan)
@@ -46,7 +49,7 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
         sites.atoms[name].root: units for name, units in plan.kept.items() if name in sites.atoms
     }
     draft.cut_weights()
-    _recompute_literals(draft)
+    draft.recompute_literals()
     keep_counts(draft)
     cut_vocabularies(draft, plan)
     cut_ranks(draft, plan)
@@ -55,8 +58,8 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
     return replace(program, module=draft.module, meta=meta)
 
 
-def _recompute_literals(draft: Draft) -> None:
-    for node in draft.module.graph.nodes:
-        recompute = literals_for(node) if node.op == "call_function" else None
-        if recompute is not None and node in draft.origin:
-            node.args = recompute(node, draft.sizes)
+def _at_length(sites: Sites, plan: Plan) -> tuple[Program, Plan]:
+    """The uncut program at one new input length, and what is left of the plan for it."""
+    (name, size), *more = plan.length.items()
+    program = resize(sites, name, size)
+    return program, replace(plan, program=program.fingerprint, length=dict(more))

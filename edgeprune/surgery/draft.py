@@ -10,6 +10,7 @@ from torch import fx
 from edgeprune.program.graph import get_attribute, set_tensor
 from edgeprune.sites import Sites
 from edgeprune.sites.atoms import Dim, positions
+from edgeprune.sites.flow import literals_for
 
 
 class Draft:
@@ -98,6 +99,13 @@ class Draft:
                     tensor = like(tensor, tensor.detach().index_select(axis, index))
             set_tensor(self.module, path, tensor)
 
+    def recompute_literals(self) -> None:
+        """Let every literal size follow from the new shapes."""
+        for node in self.module.graph.nodes:
+            recompute = literals_for(node) if node.op == "call_function" else None
+            if recompute is not None and node in self.origin:
+                node.args = recompute(node, self.sizes)
+
 
 def clone(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with storage of its own, a parameter if it was one."""
@@ -105,7 +113,7 @@ def clone(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The values as a parameter if ``tensor`` is one."""
+    """``values`` as a parameter, if ``tensor`` was one."""
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values

@@ -18,7 +18,7 @@ def transfer(slim: Program, plan: Plan, program: Program) -> Program:
 
     Args:
         slim: cut by ``plan``, and perhaps recovered since.
-        plan: of heads, neurons, layers; a cut of tokens belongs to one length.
+        plan: of heads, neurons, layers; a cut of tokens or of the inputs belongs to one length.
         program: the same model as ``slim`` came from, captured at another length.
 
     Returns:
@@ -27,8 +27,8 @@ def transfer(slim: Program, plan: Plan, program: Program) -> Program:
     Raises:
         InputError: the plan cuts tokens, or ``program`` is another model.
     """
-    if plan.tokens:
-        sites = ", ".join(plan.tokens)
+    if plan.tokens or plan.length:
+        sites = ", ".join((*plan.tokens, *plan.length))
         raise InputError(
             f"plan: keeps tokens ({sites}), counted for one length. At another length cut by a "
             "plan of its own, or by this one without its tokens."
