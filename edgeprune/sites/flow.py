@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -44,6 +45,8 @@ class Flow:
         tensors: path of a weight or buffer -> its Dims.
         batch: the dimension every input starts with.
         roles: (role, dimension) pairs that rules saw: "heads", "kv_heads", "tokens", ...
+        used_up: (call, input) -> dimensions of the input that the call sums over. Its result may
+            carry the same atom again: a convolution whose output is added to its input does.
         unknown: calls without a rule; all they touch is frozen.
     """
 
@@ -52,11 +55,14 @@ class Flow:
         self.dims: dict[fx.Node, Dims | list[Dims]] = {}
         self.tensors: dict[str, Dims] = {}
         self.roles: list[tuple[str, Dim]] = []
+        self.used_up: defaultdict[tuple[fx.Node, fx.Node], list[Dim]] = defaultdict(list)
         self.unknown: list[fx.Node] = []
         self.batch = Dim(program.example_inputs[0].shape[0])
         self.batch.freeze("it is the batch")
         for node in program.module.graph.nodes:
             self.dims[node] = self._visit(node)
+        for node in program.module.graph.nodes:
+            self._freeze_repeated(node)
 
     def of(self, node: Any) -> Dims:
         """The dimensions of a tensor argument; () for anything else."""
@@ -82,6 +88,16 @@ class Flow:
         for dim in dims:
             dim.freeze(reason)
 
+    def use_up(self, node: fx.Node, source: Any, *dims: Dim) -> None:
+        """Note that a call sums over dimensions of one of its inputs."""
+        self.used_up[node, source] += dims
+
+    def uses(self, node: fx.Node, source: fx.Node, atom: Dim) -> bool:
+        """Whether a call sums over the atom in that input, or its result does not carry it on."""
+        if any(dim.contains(atom) for dim in self.used_up.get((node, source), ())):
+            return True
+        return not any(dim.contains(atom) for dims in self.outputs(node) for dim in dims)
+
     def role(self, name: str, dim: Dim) -> None:
         """Note what a dimension is for."""
         self.roles.append((name, dim))
@@ -104,6 +120,18 @@ class Flow:
             return ()
         found = rule_for(node)
         return found(self, node) if found else self.without_rule(node)
+
+    def _freeze_repeated(self, node: fx.Node) -> None:
+        """One atom in two dimensions, as in a Gram matrix: masking one of them is not enough."""
+        for dims in self.outputs(node):
+            if self.batch not in dims:  # a square weight is cut in both
+                continue
+            seen: set[Dim] = set()
+            for dim in dims:
+                leaves = {leaf for leaf in dim.leaves() if leaf.size > 1}
+                for leaf in leaves & seen:
+                    leaf.freeze(f"{describe(node)} has it in two dimensions")
+                seen |= leaves
 
     def without_rule(self, node: fx.Node) -> Dims | list[Dims]:
         """What nothing is known about: all it touches is frozen."""

@@ -24,6 +24,7 @@ def reduced(node: fx.Node) -> list[int]:
 def _keep(flow: Flow, node: fx.Node) -> Dims:
     dims = flow.of(node.args[0])
     gone = reduced(node)
+    flow.use_up(node, node.args[0], *(dims[i] for i in gone))
     if len(shape(node)) == len(dims):
         fresh = flow.fresh(node)
         return tuple(fresh[i] if i in gone else dim for i, dim in enumerate(dims))
