@@ -81,7 +81,7 @@ def runs(program: Program, inputs: tuple[Tensor, ...]) -> float:
     """The largest difference between the lowered file, run here, and the program; batch 1."""
     one = tuple(x[:1] for x in inputs)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        artifact = lower(program, Path(folder, "slim.pte"), Lowering("executorch", "fp32"))
+        artifact = lower(program, Path(folder, "slim.pte"), Lowering())
         with connect("local") as device, device.predictor(artifact.path) as predict:
             outputs = predict(one)
     with torch.no_grad():
