@@ -24,8 +24,8 @@ def cut_vocabularies(draft: Draft, plan: Plan) -> None:
     for name, kept in plan.kept.items():
         site = draft.sites.get(name)
         if site.axis == "vocabulary" and len(kept) < site.units:
-            new = torch.full((site.units, 1), kept.index(plan.fallback.get(name, kept[0])))
-            new[list(kept), 0] = torch.arange(len(kept))
+            new = torch.full((site.units,), kept.index(plan.fallback.get(name, kept[0])))
+            new[list(kept)] = torch.arange(len(kept))
             _translate_ids(draft, draft.sites.atoms[name].root, kept, new)
 
 
@@ -35,10 +35,11 @@ def _translate_ids(draft: Draft, rows: Dim, kept: tuple[int, ...], new: torch.Te
         if not any(dim.root is rows for dim in draft.dims(table)):
             continue
         with draft.module.graph.inserting_before(node):
-            # A table of one column: an operator that analysis and both runtimes know.
             numbers = draft.buffer(f"{table.target}_ids_of_{rows.size}", new)
-            looked_up = draft.emit(ATEN.embedding.default, numbers, ids)
-            ids = draft.emit(ATEN.squeeze.dim, looked_up, -1)
+            flat = draft.emit(ATEN.reshape.default, ids, [-1])
+            looked_up = draft.emit(ATEN.index_select.default, numbers, 0, flat)
+            sizes = [-1 if size is None else size for size in draft.sizes(ids)]
+            ids = draft.emit(ATEN.reshape.default, looked_up, sizes)
         node.args = (table, ids, kept.index(padding) if padding in kept else -1)
 
 
