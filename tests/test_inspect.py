@@ -59,7 +59,7 @@ def test_the_table_says_why_not() -> None:
 
 
 def test_layers_whose_reasons_name_other_nodes_and_lines_share_a_line() -> None:
-    reason = "mul{} (aten.mul.Tensor, model.py:{}) runs over it"
+    reason = "mul{} (aten.mul.Tensor, at model.py:{}) runs over it"
     numbers = [("", 57), ("_1", 57), ("_12", 60)]
     sites = [
         replace(heads(f"h.{i}"), why_not=reason.format(*each)) for i, each in enumerate(numbers)

@@ -237,7 +237,7 @@ def test_an_unknown_operator_freezes_what_it_touches_and_nothing_else(
     found = find_sites(capture(WithUnknown(unknown), (noise(3, 8, seed=0),)))
     assert summary(found) == {"neurons": ("ffn", 12)}
     why_not = found.get("second.neurons").why_not or ""
-    assert re.fullmatch(rf"no rule for \w+ \({operator}, test_find_sites.py:\d+\)", why_not)
+    assert re.fullmatch(rf"no rule for \w+ \({operator}, at test_find_sites.py:\d+\)", why_not)
     slim = apply(found.program, Plan(found.program.fingerprint, {"neurons": (0, 5)}), found)
     assert slim(noise(5, 8, seed=1)).shape == (5, 4)
 

@@ -69,7 +69,10 @@ def test_an_untied_model_has_a_rank_for_each_table() -> None:
 
 def test_factors_are_of_what_other_cuts_leave_and_can_be_trained_and_saved(tmp_path: Path) -> None:
     found = sites("rms", DOUBLE)
-    kept: dict[str, tuple[int, ...]] = {"d_model": tuple(range(24)), "words.vocabulary": (0, *range(9, 40))}
+    kept: dict[str, tuple[int, ...]] = {
+        "d_model": tuple(range(24)),
+        "words.vocabulary": (0, *range(9, 40)),
+    }
     cut = apply(found.program, Plan(found.program.fingerprint, dict(kept)), found)
     slim = apply(found.program, factorised(found, kept=kept), found)
     ids = given("rms")[0] % 31 + 9

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from axis_models import given, program, sites
+from axis_models import given, sites
 from models import WIDTH, WORDS, relative_error
 from random_plans import plans
 
