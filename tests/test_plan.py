@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from edgeprune.surgery import apply
 
 names = st.text(min_size=1, max_size=8)
 units = st.sets(st.integers(0, 20)).map(lambda found: tuple(sorted(found)))
-some_plans = st.builds(
-    Plan, names, st.dictionaries(names, units), st.dictionaries(names, st.integers(1, 99))
-)
+numbers = st.dictionaries(names, st.integers(1, 99))
+some_plans = st.builds(Plan, names, st.dictionaries(names, units), numbers, numbers, numbers)
 
 
 @given(plan=some_plans)
@@ -42,8 +42,16 @@ def test_the_order_of_sites_does_not_matter_but_what_is_kept_does() -> None:
 
 
 def test_part_of_a_plan_is_about_the_named_sites_only() -> None:
-    plan = Plan("p", {"a": (0,), "b": ()}, {"t": 3})
-    assert plan.only("a", "t", "elsewhere") == Plan("p", {"a": (0,)}, {"t": 3})
+    plan = Plan("p", {"a": (0,), "b": ()}, {"t": 3}, {"r": 2, "s": 2}, {"a": 0, "b": 1})
+    part = Plan("p", {"a": (0,)}, {"t": 3}, {"r": 2}, {"a": 0})
+    assert plan.only("a", "t", "r", "elsewhere") == part
+
+
+def test_a_plan_without_ranks_is_written_and_hashed_as_before_there_were_any() -> None:
+    plan = Plan("p", {"a": (0,)}, {"t": 3})
+    assert plan.to_json() == {"program": "p", "kept": {"a": [0]}, "tokens": {"t": 3}}
+    assert replace(plan, rank={"r": 2}).hash != plan.hash
+    assert replace(plan, fallback={"a": 0}).hash != plan.hash
 
 
 @pytest.mark.parametrize(
@@ -57,6 +65,8 @@ def test_part_of_a_plan_is_about_the_named_sites_only() -> None:
         {"tokens": [1]},
         {"tokens": {"t": "three"}},
         {"tokens": {"t": 2.5}},
+        {"rank": {"r": 1.5}},
+        {"fallback": {"a": [0]}},
         {"program": None},
     ],
 )
@@ -105,7 +115,7 @@ LAYER = "bert.encoder.layer.0"
         ({f"{LAYER}.heads": ()}, {}, "keeps no unit .* Remove its sub-layer instead"),
         ({f"{LAYER}.ffn": (0,)}, {}, r"is a sublayer: got \(0,\), wanted \[\] \(removed\)"),
         ({LAYER: (0,)}, {}, r"is a layer: got \(0,\)"),
-        ({"d_model": (0,)}, {}, "'d_model' cannot be cut: layer_norm"),
+        ({"d_model": (0,)}, {}, "'d_model' cannot be cut: it is an output"),
         ({f"{LAYER}.tokens": (0, 1)}, {}, 'is a tokens site; it belongs under "tokens"'),
         ({}, {f"{LAYER}.heads": 2}, "is no tokens site"),
         ({}, {f"{LAYER}.tokens": 0}, "keeps 0 tokens, wanted 1 to 12"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -13,6 +12,7 @@ from torch import fx
 
 from edgeprune.program.graph import fake_values, is_size, one_more, op_name, shape, value
 from edgeprune.program.program import Program
+from edgeprune.program.refusals import at
 from edgeprune.registry import Registry
 from edgeprune.sites.atoms import Dim, product, unify
 
@@ -31,10 +31,6 @@ literals = LITERALS.register
 
 
 OUTPUT = "it is an output of the model"
-# As in a traceback: the frames of an exported node.
-_FRAME = re.compile(r'File "(.+)", line (\d+)')
-_SLASH = r"[\\/]"
-_TORCH = re.compile(rf"-packages{_SLASH}torch{_SLASH}")
 
 
 class Flow:
@@ -187,16 +183,8 @@ def _registered(table: dict[Any, Any], key: Any) -> Any:
 
 
 def describe(node: fx.Node) -> str:
-    """``view_3 (aten.view.default, model.py:57)``, for reasons and messages."""
-    line = source_line(node)
-    return f"{node.name} ({op_name(node)}, {line})" if line else f"{node.name} ({op_name(node)})"
-
-
-def source_line(node: fx.Node) -> str | None:
-    """``model.py:57``, the innermost line outside torch that made the node, if export noted it."""
-    lines = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [(path, number) for path, number in lines if not _TORCH.search(path)]
-    return f"{re.split(_SLASH, own[-1][0])[-1]}:{own[-1][1]}" if own else None
+    """``view_3 (aten.view.default, at model.py:57)``, for reasons and messages."""
+    return f"{node.name} ({op_name(node)}{at(node)})"
 
 
 def is_tensor(node: Any) -> bool:

@@ -177,7 +177,7 @@ def score_stage(
 
     def measure() -> Damage:
         evidence = Evidence(sites, batches, settings.seed, labels)
-        orders = rank_units(evidence, settings.criterion)
+        orders = rank_units(evidence, settings.criterion, widths)
         return measure_damage(evidence, orders, widths, tokens, cluster)
 
     return stages.keep(

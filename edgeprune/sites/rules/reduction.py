@@ -105,12 +105,17 @@ def instance_norm(flow: Flow, node: fx.Node) -> Dims:
 
 @rule(ATEN.group_norm)
 def group_norm(flow: Flow, node: fx.Node) -> Dims:
-    """Whole groups may leave; within a group, as over space, cutting is not exact."""
+    """Whole groups may leave. A single group is as a layer norm: cutting it is not exact."""
     dims = flow.of(node.args[0])
     groups = Dim(_group_count(node))
     within = Dim(dims[1].size // groups.size)
     flow.tie(dims[1], product([d for d in (groups, within) if d.size > 1] or [groups]), node)
-    flow.freeze((within, *dims[2:]), f"{describe(node)} normalises over it")
+    reason = f"{describe(node)} normalises over it"
+    flow.freeze(dims[2:], reason)
+    if groups.size == 1:
+        within.disturb(reason)
+    else:
+        within.freeze(reason)
     if groups.size < dims[1].size:
         flow.role("groups", groups)
     for tensor in node.args[2:4]:
@@ -121,7 +126,9 @@ def group_norm(flow: Flow, node: fx.Node) -> Dims:
 
 @literals(ATEN.group_norm)
 def group_norm_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
-    """As many groups as are left; none got smaller."""
+    """As many groups as are left; none of several got smaller."""
+    if _group_count(node) == 1:
+        return node.args
     within = shape(node)[1] // _group_count(node)
     channels = sizes(node)[1]
     assert channels is not None

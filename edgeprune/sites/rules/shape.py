@@ -154,6 +154,15 @@ def select(flow: Flow, node: fx.Node) -> Dims:
     return tuple(dims)
 
 
+@rule(ATEN.index_select)
+def index_select(flow: Flow, node: fx.Node) -> Dims:
+    """Entries of a dimension are taken by numbers that are data."""
+    dims, axis = list(flow.of(node.args[0])), node.args[1]
+    dims[axis].freeze(f"{describe(node)} takes entries by their number")
+    dims[axis] = flow.of(node.args[2])[0]
+    return tuple(dims)
+
+
 @rule(ATEN.cat)
 def cat(flow: Flow, node: fx.Node) -> Dims:
     """The joined dimension is the concatenation of its parts; the others are the same."""
