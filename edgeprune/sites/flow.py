@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -58,6 +60,16 @@ class Flow:
         """The dimensions of each of a node's outputs."""
         found = self.dims[node]
         return found if isinstance(found, list) else [found]
+
+    @cached_property
+    def holders(self) -> dict[Dim, list[tuple[str, int]]]:
+        """Dimension or part of one -> (path, dimension) of every weight and buffer with it."""
+        found: dict[Dim, list[tuple[str, int]]] = defaultdict(list)
+        for path, dims in self.tensors.items():
+            for axis, dim in enumerate(dims):
+                for part in dict.fromkeys(dim.parts_within()):
+                    found[part].append((path, axis))
+        return found
 
     def fresh(self, node: fx.Node) -> Dims:
         """New atoms for a node's output."""
