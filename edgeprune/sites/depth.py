@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,9 +13,7 @@ from torch import fx
 
 from edgeprune.program.graph import (
     ATEN,
-    ancestors,
     calls,
-    descendants,
     get_attribute,
     is_call,
     is_size,
@@ -85,14 +83,15 @@ def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
     order = {node: index for index, node in enumerate(module.graph.nodes)}
     found: list[Residual] = []
     taken: set[str] = set()
+    entries: dict[fx.Node, fx.Node] = {}
     for add in calls(module.graph, ATEN.add):
-        sums = {residual.add: residual.entry for residual in found}
         for entry, branch in _operand_pairs(add):
-            stream = _read_by(branch, entry, sums)
+            stream = _read_by(branch, entry, entries)
             nodes = _closed_branch(stream, branch, add, order)
-            if nodes and any(_weights(nodes)) and not any(r.add in nodes for r in found):
+            if nodes and any(_weights(nodes)) and entries.keys().isdisjoint(nodes):
                 name = _name(module, nodes, taken)
                 found.append(Residual(name, add, entry, branch, nodes))
+                entries[add] = entry
                 break
     return _joined_layers(found)
 
@@ -136,12 +135,14 @@ def _unique(base: str, taken: set[str]) -> str:
 def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
     """Runs of two or more sub-layers under one numbered prefix."""
     groups: dict[str, list[Residual]] = {}
+    order: dict[fx.Node, int] = {}
     for residual in residuals:
+        order = order or {node: i for i, node in enumerate(residual.add.graph.nodes)}
         groups.setdefault(residual.layer, []).append(residual)
     layers = []
     for name, parts in groups.items():
         end = (parts[-1].add, *parts[-1].closing_norms)[-1]
-        if name and len(parts) > 1 and _is_closed(parts[0].entry, end):
+        if name and len(parts) > 1 and _is_closed(parts[0].entry, end, order):
             layers.append(Layer(name, parts[0].entry, end, tuple(parts)))
     return tuple(layers)
 
@@ -167,13 +168,32 @@ def _closed_branch(
     entry: fx.Node, branch: fx.Node, add: fx.Node, order: dict[fx.Node, int]
 ) -> tuple[fx.Node, ...]:
     """Nodes between ``entry`` and ``branch``, or () when something outside reads one of them."""
-    before = ancestors(branch)
-    if entry not in before or entry is branch:
+    if entry is branch:
         return ()
-    inside = {n for n in before & descendants(entry) if not is_size(n)} - {entry}
+    inside = {n for n in between(entry, branch, order) if not is_size(n)}
     if any(user not in inside and user is not add for node in inside for user in node.users):
         return ()
     return tuple(sorted(inside, key=order.__getitem__))
+
+
+def between(entry: fx.Node, end: fx.Node, order: Mapping[fx.Node, int]) -> set[fx.Node]:
+    """What is computed from ``entry`` and leads to ``end``, which is included; empty if nothing.
+
+    Looks at no node before ``entry``, so that all branches of a deep network cost what it is long.
+    """
+    first = order[entry]
+    before = {end} if order[end] > first else set()
+    todo = list(before)
+    while todo:
+        for source in todo.pop().all_input_nodes:
+            if source not in before and order[source] > first:
+                before.add(source)
+                todo.append(source)
+    inside = {entry}
+    for node in sorted(before, key=order.__getitem__):
+        if any(source in inside for source in node.all_input_nodes):
+            inside.add(node)
+    return inside - {entry} if end in inside else set()
 
 
 def _weights(nodes: Iterable[fx.Node]) -> list[str]:
@@ -219,7 +239,6 @@ def layer_prefix(paths: Iterable[str]) -> str:
     return ".".join(common)
 
 
-def _is_closed(entry: fx.Node, end: fx.Node) -> bool:
-    between = (ancestors(end) & descendants(entry)) - {entry, end}
-    inside = {node for node in between if not is_size(node)}
+def _is_closed(entry: fx.Node, end: fx.Node, order: Mapping[fx.Node, int]) -> bool:
+    inside = {node for node in between(entry, end, order) - {end} if not is_size(node)}
     return all(user in inside or user is end for node in inside for user in node.users)

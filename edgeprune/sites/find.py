@@ -134,12 +134,7 @@ def find_sites(program: Program) -> Sites:
 
 def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
     """(path, dimension) of every weight and buffer that holds the atom."""
-    return tuple(
-        (path, axis)
-        for path, dims in flow.tensors.items()
-        for axis, dim in enumerate(dims)
-        if dim.contains(atom)
-    )
+    return tuple(flow.holders.get(atom.root, ()))
 
 
 def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:

@@ -70,6 +70,16 @@ class Flow:
         found = self.dims[node]
         return found if isinstance(found, list) else [found]
 
+    @cached_property
+    def holders(self) -> dict[Dim, list[tuple[str, int]]]:
+        """Dimension or part of one -> (path, dimension) of every weight and buffer with it."""
+        found: dict[Dim, list[tuple[str, int]]] = defaultdict(list)
+        for path, dims in self.tensors.items():
+            for axis, dim in enumerate(dims):
+                for part in dict.fromkeys(dim.parts_within()):
+                    found[part].append((path, axis))
+        return found
+
     def fresh(self, node: fx.Node) -> Dims:
         """New atoms for a node's output."""
         return tuple(Dim(size) for size in shape(node))
