@@ -36,8 +36,7 @@ def rows_of(sites: Iterable[Site]) -> tuple[Row, ...]:
     for site in sites:
         pattern = _NUMBER.sub("#", site.name)
         facts = (site.axis, site.units, site.parameters, site.exact, site.why_not, site.pinned)
-        facts += (site.step,)
-        alike.setdefault((pattern, facts), []).append(site)
+        alike.setdefault((pattern, facts, site.step), []).append(site)
     return tuple(row for group in alike.values() for row in _merged(group))
 
 

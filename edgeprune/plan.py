@@ -11,6 +11,7 @@ from edgeprune import files
 from edgeprune.errors import InputError
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.inputs import sizes_at
+from edgeprune.sites.length import hides_pairs
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,11 @@ def check_plan(plan: Plan, sites: Sites) -> None:
             _check_tokens(sites.get(stream.name), keep, before)
             left[stream.tokens] = keep
             _check_ranked(plan, stream.name, stream.residual.name, stream.residual.layer)
+    for stream in sites.streams:
+        if stream.name in plan.merge:
+            _check_merge(plan, sites.get(stream.name), hides_pairs(sites.flow, stream))
+    for name in plan.merge - plan.tokens.keys():
+        raise InputError(f"plan: merges at '{name}', but keeps no number of tokens there")
     for name in plan.tokens:
         if sites.get(name).axis != "tokens":
             raise InputError(f"plan: '{name}' is no tokens site, but the plan keeps tokens there")
@@ -139,7 +145,9 @@ def _check_units(site: Site, units: tuple[int, ...]) -> None:
     _check_cuttable(site)
     if site.kind == "length":
         field_ = "tokens" if site.axis == "tokens" else "length"
-        raise InputError(f'plan: \'{site.name}\' is a {site.axis} site; it belongs under "{field_}"')
+        raise InputError(
+            f"plan: '{site.name}' is a {site.axis} site; it belongs under \"{field_}\""
+        )
     if site.kind == "depth":
         if units:
             raise InputError(
@@ -177,6 +185,20 @@ def _check_length(sites: Sites, name: str, size: int) -> None:
         sizes_at(sites.flow, sites.lengths[name], size)
     except InputError as error:
         raise InputError(f"plan: '{name}' at {size}: {error}") from error
+
+
+def _check_merge(plan: Plan, site: Site, causal: bool) -> None:
+    if causal:
+        raise InputError(
+            f"plan: '{site.name}' cannot merge tokens: its attention hides some from others, and "
+            "an average of both would tell. Drop them there."
+        )
+    keep = plan.tokens.get(site.name, site.units)
+    if keep <= len(site.pinned):
+        raise InputError(
+            f"plan: '{site.name}' keeps {keep} tokens, all pinned, but merges the others into "
+            f"those that are not. Keep more than {len(site.pinned)}."
+        )
 
 
 def _check_ranked(plan: Plan, name: str, *removable: str) -> None:

@@ -94,9 +94,7 @@ def find_input_lengths(flow: Flow) -> tuple[InputLength, ...]:
         if kind is None or not kind.is_floating_point():
             continue
         reaches = [
-            _Reach(flow, dim)
-            for dim in flow.of(node)[1:]
-            if dim.size > 1 and dim.root not in taken
+            _Reach(flow, dim) for dim in flow.of(node)[1:] if dim.size > 1 and dim.root not in taken
         ]
         for group in _grouped(flow, reaches):
             length = _length(flow, group, name)
@@ -141,7 +139,9 @@ def size_of(dim: Dim, new: Mapping[Dim, int]) -> int:
         return found.size
     total = 1 if found.kind == "product" else 0
     for part in found.parts:
-        total = total * size_of(part, new) if found.kind == "product" else total + size_of(part, new)
+        total = (
+            total * size_of(part, new) if found.kind == "product" else total + size_of(part, new)
+        )
     return total
 
 

@@ -99,7 +99,6 @@ class Draft:
                     tensor = like(tensor, tensor.detach().index_select(axis, index))
             set_tensor(self.module, path, tensor)
 
-
     def recompute_literals(self) -> None:
         """Let every literal size follow from the new shapes."""
         for node in self.module.graph.nodes:
