@@ -73,7 +73,11 @@ class Merge:
         return emit(ATEN.matmul.default, kept, emit(ATEN.transpose.int, unit, 1, 2))
 
     def _joins(self, cosines: fx.Node) -> fx.Node:
-        """1 where a dropped real token joins a kept one, the first of equals: [batch, kept, tokens]."""
+        """1 where a dropped real token joins a kept one, of equals the first.
+
+        Returns:
+            [batch, kept, tokens].
+        """
         emit = self.emit
         taking = self._taking()
         if taking is not None:
