@@ -40,7 +40,7 @@ from edgeprune.steps import (
     timing_stage,
     validate_stage,
 )
-from edgeprune.task import Task, load_task
+from edgeprune.task import Task, check_labels, load_task
 from edgeprune.toml import toml_value
 from edgeprune.validate import Verdict
 
@@ -183,7 +183,8 @@ def _planned(
         levels = token_levels(sites, profile.multiples)
         levels = levels if "length" in lowering.axes else levels[:1]
     with stages.stage("score"):
-        damage = score_stage(stages, sites, choices, levels, calibration, settings, cluster)
+        labels = check_labels(task, calibration)
+        damage = score_stage(stages, sites, choices, levels, calibration, settings, cluster, labels)
     with stages.stage("cost"):
         table = cost_stage(sites, profile, lowering, device, levels, settings)
         dense, bounds = dense_stage(stages, sites, table, lowering, device, budget, calibration)

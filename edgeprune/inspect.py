@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 
 from rich.table import Table
 
 from edgeprune.sites import Site
+from edgeprune.weigh import Behind, Leaving
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+# ``mul_3 (aten.mul.Tensor, model.py:57)``
+_PLACE = re.compile(r"(?:_\d+)? \(([\w.]+)(?:, [^()]*:\d+)?\)")
 
 
 @dataclass(frozen=True)
@@ -21,52 +24,110 @@ class Row:
 
     Attributes:
         name: theirs, with ranges for the numbers: ``encoder.layer.{0…47}.heads``.
-        count: how many sites these are.
-        site: the first of them.
+        sites: these, in the order of the graph.
+        behind: what is behind each of them, where it is known.
     """
 
     name: str
-    count: int
-    site: Site
+    sites: tuple[Site, ...]
+    behind: Behind | None = None
+
+    @property
+    def count(self) -> int:
+        """How many sites these are."""
+        return len(self.sites)
+
+    @property
+    def site(self) -> Site:
+        """The first of them."""
+        return self.sites[0]
 
 
-def rows_of(sites: Iterable[Site]) -> tuple[Row, ...]:
-    """Sites put together where they are alike, in the order in which each kind comes first."""
+def rows_of(sites: Iterable[Site], behind: Mapping[str, Behind] | None = None) -> tuple[Row, ...]:
+    """Sites put together where they are alike, in the order in which each kind comes first.
+
+    Args:
+        sites: in the order of the graph.
+        behind: what is behind them, from ``edgeprune.weigh``.
+    """
+    known = behind or {}
+
+    def facts(site: Site) -> tuple[object, ...]:
+        weighed = known.get(site.name)
+        numbers = (site.units, site.parameters, weighed and (weighed.whole, weighed.half))
+        notes = (_common(site.why_not), _common(site.inexact), site.opt_in)
+        return (site.axis, *numbers, *notes, site.pinned, site.step)
+
+    found = rows_by(sites, facts)
+    return tuple(replace(row, behind=known.get(row.site.name)) for row in found)
+
+
+def rows_by(sites: Iterable[Site], facts: Callable[[Site], object]) -> tuple[Row, ...]:
+    """Sites put together where their names and ``facts`` are alike."""
     alike: dict[object, list[Site]] = {}
     for site in sites:
-        pattern = _NUMBER.sub("#", site.name)
-        facts = (site.axis, site.units, site.parameters, site.exact, site.why_not, site.pinned)
-        alike.setdefault((pattern, facts, site.step), []).append(site)
+        alike.setdefault((_NUMBER.sub("#", site.name), facts(site)), []).append(site)
     return tuple(row for group in alike.values() for row in _merged(group))
 
 
-def sites_table(rows: Iterable[Row]) -> Table:
-    """The rows for a terminal."""
+def sites_table(rows: Sequence[Row], total: Leaving | None = None) -> Table:
+    """The rows for a terminal; shares of ``total`` where what is behind them is known."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("site", overflow="fold")
+    table.add_column("site", overflow="fold", min_width=name_width(row.name for row in rows))
     table.add_column("axis")
-    for title in ("sites", "units", "weights"):
+    for title in ("units", "behind", "half"):
         table.add_column(title, justify="right")
     table.add_column("can be cut", overflow="fold")
     for row in rows:
         site = row.site
-        weights = f"{site.parameters:,}" if site.parameters else ""
+        units = f"{row.count} × {site.units:,}" if row.count > 1 else f"{site.units:,}"
+        shares = _shares(row.behind, total)
         style = None if site.why_not is None else "dim"
-        cells = (row.name, site.axis, str(row.count), f"{site.units:,}", weights, verdict(site))
-        table.add_row(*cells, style=style)
+        table.add_row(row.name, site.axis, units, *shares, verdict(site), style=style)
     return table
+
+
+def name_width(names: Iterable[str]) -> int:
+    """What a column of names takes before it folds them."""
+    return min(max(map(len, names), default=0), 30)
+
+
+def _shares(behind: Behind | None, total: Leaving | None) -> tuple[str, str]:
+    """Weights and FLOPs that leave with all units and with half of them, as shares."""
+    if behind is None or total is None:
+        return "", ""
+    return _percents(behind.whole, total), _percents(behind.half, total)
+
+
+def _percents(leaving: Leaving, total: Leaving) -> str:
+    weights = percent(leaving.parameters, total.parameters) if leaving.parameters else "–"
+    flops = percent(leaving.flops, total.flops) if leaving.flops else "–"
+    return f"{weights} · {flops}"
+
+
+def percent(part: float, whole: float) -> str:
+    """Two digits that matter: 0.3%, 4.1%, 52%."""
+    share = 100 * part / whole if whole else 0.0
+    return f"{share:.0f}%" if share >= 9.95 else f"{share:.1f}%"
 
 
 def verdict(site: Site) -> str:
     """Whether a site can be cut, in words."""
     if site.why_not is not None:
         return f"no: {site.why_not}"
-    words = "yes" if site.exact else "yes, inexactly"
+    words = "yes" if site.inexact is None else f"yes, inexactly: {site.inexact}"
+    if site.opt_in is not None:
+        words += f", if a plan names it: {site.opt_in}"
     if site.step > 1:
         words += f", in steps of {site.step}"
     if site.pinned:
         words += f"; token {', '.join(map(str, site.pinned))} stays"
     return words
+
+
+def _common(reason: str | None) -> str | None:
+    """A reason without the operator's number and line, in which layers that are alike differ."""
+    return reason and _PLACE.sub(r" (\1)", reason)
 
 
 def _merged(group: Sequence[Site]) -> list[Row]:
@@ -76,11 +137,11 @@ def _merged(group: Sequence[Site]) -> list[Row]:
     if len(set(numbers)) == prod(map(len, values)):
         ranges = iter([_range(column) for column in values])
         name = _NUMBER.sub(lambda _: next(ranges), group[0].name)
-        return [Row(name, len(group), group[0])]
+        return [Row(name, tuple(group))]
     by_first = groupby(group, lambda site: _NUMBER.findall(site.name)[0])
     parts = [list(part) for _, part in by_first]
     if len(parts) == 1:
-        return [Row(site.name, 1, site) for site in group]
+        return [Row(site.name, (site,)) for site in group]
     return [row for part in parts for row in _merged(part)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from edgeprune import files
 from edgeprune.errors import InputError
 from edgeprune.sites import Site, Sites
+from edgeprune.sites.atoms import positions
 from edgeprune.sites.inputs import sizes_at
 from edgeprune.sites.length import hides_pairs
 
@@ -23,6 +24,9 @@ class Plan:
         kept: width site -> numbers of the units that stay, ascending; sub-layer or layer -> ()
             (removed).
         tokens: tokens site -> how many tokens go on.
+        rank: rank site -> rank of the two factors that stand for the table.
+        fallback: vocabulary site -> the kept id whose row stands for those removed; the first kept
+            one where it is not named.
         merge: tokens sites where the others are averaged into those that go on, not dropped.
         length: resolution, time or points site -> new size. Cut first: tokens are counted at it.
     """
@@ -30,6 +34,8 @@ class Plan:
     program: str
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    rank: dict[str, int] = field(default_factory=dict)
+    fallback: dict[str, int] = field(default_factory=dict)
     merge: frozenset[str] = frozenset()
     length: dict[str, int] = field(default_factory=dict)
 
@@ -40,16 +46,14 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``plan.json``, sites in order of their names."""
-        body: dict[str, Any] = {
+        rare = {"rank": self.rank, "fallback": self.fallback, "length": self.length}
+        return {
             "program": self.program,
             "kept": {name: list(self.kept[name]) for name in sorted(self.kept)},
-            "tokens": {name: self.tokens[name] for name in sorted(self.tokens)},
+            "tokens": _sorted(self.tokens),
+            **({"merge": sorted(self.merge)} if self.merge else {}),
+            **{key: _sorted(numbers) for key, numbers in rare.items() if numbers},
         }
-        if self.merge:
-            body["merge"] = sorted(self.merge)
-        if self.length:
-            body["length"] = {name: self.length[name] for name in sorted(self.length)}
-        return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Plan:
@@ -59,15 +63,13 @@ class Plan:
             KeyError, TypeError: a field is missing, or is not of its type.
         """
         kept = _typed(body, "kept", dict).items()
-        tokens = _typed(body, "tokens", dict)
-        merge = _typed(body, "merge", list) if "merge" in body else []
-        length = _typed(body, "length", dict) if "length" in body else {}
+        body = {"rank": {}, "fallback": {}, "merge": [], "length": {}} | body
+        merge = _typed(body, "merge", list)
         return cls(
             _typed(body, "program", str),
             {name: tuple(_typed(units, i, int) for i in range(len(units))) for name, units in kept},
-            {name: _typed(tokens, name, int) for name in tokens},
-            frozenset(_typed(merge, i, str) for i in range(len(merge))),
-            {name: _typed(length, name, int) for name in length},
+            merge=frozenset(_typed(merge, i, str) for i in range(len(merge))),
+            **{key: _numbers(body, key) for key in ("tokens", "rank", "fallback", "length")},
         )
 
     def write(self, path: str | os.PathLike[str], **more: Any) -> Path:
@@ -95,9 +97,20 @@ class Plan:
             self,
             kept={name: self.kept[name] for name in names if name in self.kept},
             tokens={name: self.tokens[name] for name in names if name in self.tokens},
+            rank={name: self.rank[name] for name in names if name in self.rank},
+            fallback={name: self.fallback[name] for name in names if name in self.fallback},
             merge=self.merge & set(names),
             length={name: self.length[name] for name in names if name in self.length},
         )
+
+
+def _sorted(numbers: dict[str, int]) -> dict[str, int]:
+    return {name: numbers[name] for name in sorted(numbers)}
+
+
+def _numbers(body: Any, key: str) -> dict[str, int]:
+    found = _typed(body, key, dict)
+    return {name: _typed(found, name, int) for name in found}
 
 
 def _typed(holder: Any, key: Any, wanted: type) -> Any:
@@ -137,14 +150,18 @@ def check_plan(plan: Plan, sites: Sites) -> None:
     for name in plan.tokens:
         if sites.get(name).axis != "tokens":
             raise InputError(f"plan: '{name}' is no tokens site, but the plan keeps tokens there")
+    for name, rank in plan.rank.items():
+        _check_rank(plan, sites, name, rank)
+    for name, unit in plan.fallback.items():
+        _check_fallback(plan, sites, name, unit)
     for name, size in plan.length.items():
         _check_length(sites, name, size)
 
 
 def _check_units(site: Site, units: tuple[int, ...]) -> None:
     _check_cuttable(site)
-    if site.kind == "length":
-        field_ = "tokens" if site.axis == "tokens" else "length"
+    if site.kind in ("length", "rank"):
+        field_ = {"tokens": "tokens", "rank": "rank"}.get(site.axis, "length")
         raise InputError(
             f"plan: '{site.name}' is a {site.axis} site; it belongs under \"{field_}\""
         )
@@ -208,6 +225,30 @@ def _check_ranked(plan: Plan, name: str, *removable: str) -> None:
                 f"plan: '{name}' ranks tokens by the attention of '{removed}', which the plan "
                 "removes. Select tokens in another layer."
             )
+
+
+def _check_rank(plan: Plan, sites: Sites, name: str, rank: int) -> None:
+    """As two factors the table must be smaller than what the plan's other cuts leave of it."""
+    site = sites.get(name)
+    if site.kind != "rank":
+        raise InputError(f"plan: '{name}' is no rank site, but the plan gives it a rank")
+    _check_cuttable(site)
+    (path, _), _ = site.weights
+    kept = {sites.atoms[n].root: units for n, units in plan.kept.items() if n in sites.atoms}
+    rows, columns = (len(positions(dim, kept)) for dim in sites.flow.tensors[path])
+    most = (rows * columns - 1) // (rows + columns)
+    if not 1 <= rank <= most:
+        raise InputError(
+            f"plan: '{name}' gets rank {rank}, wanted 1 to {most}: above that two factors of "
+            f"{rows} x rank and rank x {columns} are no smaller than the table"
+        )
+
+
+def _check_fallback(plan: Plan, sites: Sites, name: str, unit: int) -> None:
+    if sites.get(name).axis != "vocabulary" or unit not in plan.kept.get(name, ()):
+        raise InputError(
+            f"plan: fall-back {unit} of '{name}' must be an id that the plan keeps of a vocabulary"
+        )
 
 
 def _check_cuttable(site: Site) -> None:

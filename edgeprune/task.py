@@ -88,6 +88,14 @@ class Task(ABC):
         are plenty. Every call gives the same batches.
         """
 
+    def calibration_labels(self) -> Iterable[Tensor] | None:
+        """Labels of the calibration batches, in their order, for criteria that need them.
+
+        Class numbers ``[...]`` for an output ``[..., classes]``, or floats of the output's shape;
+        the first output counts. None (the default): such criteria cannot be chosen.
+        """
+        return None
+
     @abstractmethod
     def evaluate(self, predict: Predict) -> Score:
         """The score on the whole test split, 0 to 1. Read once, at the end.
@@ -265,6 +273,27 @@ def check_task(task: Task) -> tuple[Batch, ...]:
     if not calibration:
         raise InputError(f"task {task.name}: calibration() gives no batch, wanted at least one")
     return calibration
+
+
+def check_labels(task: Task, calibration: Sequence[Batch]) -> tuple[Tensor, ...] | None:
+    """The labels of the calibration batches; None if the task gives none.
+
+    Raises:
+        InputError: they are not as many as the batches and their examples.
+    """
+    with blaming(task, "calibration_labels"):
+        given = task.calibration_labels()
+        labels = None if given is None else tuple(given)
+    if labels is None:
+        return None
+    wanted = [len(batch[0]) for batch in calibration]
+    if [len(each) for each in labels] != wanted:
+        raise InputError(
+            f"task {task.name}: calibration_labels() gives {len(labels)} batches of "
+            f"{sum(map(len, labels))} labels, wanted {len(wanted)} of {sum(wanted)}, "
+            "as calibration() gives examples"
+        )
+    return labels
 
 
 def check_batch(batch: object, examples: Batch, names: Sequence[str], where: str) -> None:

@@ -10,10 +10,10 @@ from edgeprune.sites import Sites
 
 @st.composite
 def plans(draw: st.DrawFn, sites: Sites, tokens: bool = False) -> Plan:
-    """Any plan over width and depth; with ``tokens`` also selections, often several in a row."""
+    """Any exact plan over width and depth; with ``tokens`` also selections, often several."""
     kept: dict[str, tuple[int, ...]] = {}
     for site in sites.cuttable:
-        if site.kind == "width" and draw(st.booleans()):
+        if site.kind == "width" and site.exact and draw(st.booleans()):
             units = st.sets(st.integers(0, site.units - 1), min_size=1)
             kept[site.name] = tuple(sorted(draw(units)))
         elif site.kind == "depth" and draw(st.integers(0, 5)) == 0:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
-from command_line import edgeprune
+from command_line import edgeprune, tiny_task
 from rich.console import Console
 
 from edgeprune.inspect import rows_of, sites_table
@@ -59,3 +61,21 @@ def test_the_table_says_why_not() -> None:
 def test_the_command_shows_a_built_in_task(digits: DigitsVit) -> None:
     text = edgeprune("inspect", digits.name).stdout
     assert "blocks.{0…3}.heads" in text and "24 of 26 sites can be cut" in text
+
+
+def test_sensitivity_and_the_page_come_on_demand(tmp_path: Path) -> None:
+    page = tmp_path / "sites.html"
+    ended = edgeprune("inspect", tiny_task(tmp_path), "--sensitivity", "--html", page, "--json")
+    document = json.loads(ended.stdout)
+    by_name = {site["name"]: site for site in document["sites"]}
+    neurons = by_name["0.neurons"]
+    assert [kept for kept, _ in neurons["damage"]] == [64, 48, 32, 16]
+    assert neurons["behind"]["half"]["parameters"] == 32 * (16 + 1 + 16)
+    assert 'id="curves"' in page.read_text()
+
+
+def test_a_saved_model_has_no_data_to_measure_on(tmp_path: Path) -> None:
+    ended = edgeprune("inspect", tmp_path / "m.pt2", "--sensitivity")
+    assert ended.exit_code == 2 and "--calibration FILE.npz" in ended.message
+    ended = edgeprune("inspect", tmp_path / "m.pt2", "--criterion", "l1")
+    assert ended.exit_code == 2 and "--sensitivity" in ended.message

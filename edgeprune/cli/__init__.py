@@ -2,6 +2,7 @@
 
 from edgeprune.cli import (
     apply,
+    audit,
     build,
     devices,
     doctor,
@@ -21,6 +22,7 @@ from edgeprune.cli.app import app, main
 __all__ = [
     "app",
     "apply",
+    "audit",
     "build",
     "devices",
     "doctor",

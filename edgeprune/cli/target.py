@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from edgeprune.program import Program
+    from edgeprune.task import Batch, Task
 
 Target = Annotated[
     str,
@@ -15,6 +17,11 @@ Target = Annotated[
         metavar="TASK|MODEL.pt2",
         help="A built-in task, a task file (path.py:ClassName), or a saved model.",
     ),
+]
+
+Calibration = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Inputs for a saved model, an array each."),
 ]
 
 Targets = Annotated[
@@ -37,7 +44,34 @@ def read_target(target: str) -> Program:
     from edgeprune.steps import capture_stage
     from edgeprune.task import load_task
 
-    if not target.endswith(".pt2"):
+    if not is_saved(target):
         return capture_stage(load_task(target))[0]
     exported, notes = load_exported(target)
     return from_exported(exported) if notes is None else Program.load(target)
+
+
+def read_calibrated(
+    target: str, calibration: Path | None
+) -> tuple[Task, Program, tuple[Batch, ...]]:
+    """A task, or a saved model with its inputs, as (task, program, calibration batches).
+
+    Raises:
+        InputError: it cannot be read or captured, or a saved model comes without inputs.
+    """
+    from edgeprune.errors import InputError
+    from edgeprune.steps import capture_stage
+    from edgeprune.task import load_task
+    from edgeprune.tasks.model_file import ModelFileTask
+
+    saved = is_saved(target)
+    if saved and calibration is None:
+        raise InputError(f"{target}: a saved model has no data. Add --calibration FILE.npz.")
+    if not saved and calibration is not None:
+        raise InputError(f"{target}: a task has its own calibration. Leave --calibration out.")
+    task = ModelFileTask(target, calibration) if calibration else load_task(target)
+    return task, *capture_stage(task)
+
+
+def is_saved(target: str) -> bool:
+    """Whether it is a model in a file, and no task."""
+    return target.endswith(".pt2")

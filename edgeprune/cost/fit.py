@@ -13,14 +13,24 @@ from edgeprune.cost.blocks import (
     COARSE_TOKENS,
     COARSE_UNITS,
     Block,
+    Span,
     block_point,
     copies_of,
+    elements,
     overhead_tokens,
     sizes_of,
+    spans_of,
     token_levels,
     unit_levels,
 )
-from edgeprune.cost.memory import MB, USUAL_SHARE, block_weights_mb, fit_memory, tensor_bytes
+from edgeprune.cost.memory import (
+    MB,
+    USUAL_SHARE,
+    block_weights_mb,
+    fit_memory,
+    spanned_share,
+    tensor_bytes,
+)
 from edgeprune.cost.plans import selection_name, selections
 from edgeprune.cost.samples import Samples
 from edgeprune.cost.table import (
@@ -28,6 +38,7 @@ from edgeprune.cost.table import (
     CostTable,
     Grid,
     Line,
+    Shares,
     Transition,
     line_at,
     transition_terms,
@@ -45,11 +56,13 @@ class Sampled:
         ms: (units, tokens) -> of one copy.
         removed_ms: over tokens.
         working_set_mb: (units, tokens) -> tensors alive at once.
+        spanned: spanning site cut, all else whole -> milliseconds, and the working set.
     """
 
     ms: dict[tuple[int, int], float]
     removed_ms: Line
     working_set_mb: dict[tuple[int, int], float]
+    spanned: dict[Span, tuple[float, float]]
 
 
 def fit_table(
@@ -66,7 +79,7 @@ def fit_table(
     """
     dense_ms = statistics.median(ms for sample in samples.values() for ms in sample.dense_ms)
     overhead = _overhead(blocks, samples, dense_ms)
-    sampled = [_sampled(block, samples, dense_ms, overhead) for block in blocks]
+    sampled = [_sampled(sites, block, samples, dense_ms, overhead) for block in blocks]
     costs = tuple(
         block_cost(sites, block, found, lowering.precision)
         for block, found in zip(blocks, sampled, strict=True)
@@ -100,16 +113,42 @@ def fit_table(
 
 
 def block_cost(sites: Sites, block: Block, sampled: Sampled, precision: Precision) -> BlockCost:
-    """One kind of sub-layer as it stands in the table."""
-    total, fixed, removed = block_weights_mb(sites, block, tensor_bytes(sites, precision))
+    """One kind of part as it stands in the table."""
+    sizes = tensor_bytes(sites, precision)
+    total, fixed, removed = block_weights_mb(sites, block, sizes)
     return BlockCost(
-        members=tuple(residual.name for residual in block.residuals),
+        members=tuple(part.name for part in block.parts),
         ms=_grid(block, sampled.ms),
         removed_ms=sampled.removed_ms,
         activation_mb=_grid(block, _scaled(sampled.working_set_mb, USUAL_SHARE)),
         weight_mb=total,
         fixed_weight_mb=fixed,
         removed_weight_mb=removed,
+        spanned=tuple(
+            _shares(sites, block, sampled, place, spanned_share(sites, block, sizes, name))
+            for place, name in enumerate(block.parts[0].spanning)
+        ),
+    )
+
+
+def _shares(sites: Sites, block: Block, sampled: Sampled, place: int, carried: float) -> Shares:
+    """What is left of a block over the units of one spanning site.
+
+    Args:
+        carried: the share of its bytes that these units carry.
+    """
+    whole = (block.units, block.tokens)
+    full = (sampled.ms[whole], sampled.working_set_mb[whole])
+    units = float(sites.get(block.parts[0].spanning[place]).units)
+    rows = [
+        (float(kept), *(now / all_ if all_ else 1.0 for now, all_ in zip(got, full, strict=True)))
+        for (at, kept), got in sorted(sampled.spanned.items())
+        if at == place
+    ]
+    return Shares(
+        ms=(*((kept, min(ms, 1.0)) for kept, ms, _ in rows), (units, 1.0)),
+        activation_mb=(*((kept, min(mb, 1.0)) for kept, _, mb in rows), (units, 1.0)),
+        weight_mb=((0.0, 1.0 - carried), (units, 1.0)),
     )
 
 
@@ -148,19 +187,37 @@ def _overhead(blocks: Sequence[Block], samples: Samples, dense_ms: float) -> Lin
     return ((0.0, float(constant)), (1.0, float(constant + slope)))
 
 
-def _sampled(block: Block, samples: Samples, dense_ms: float, overhead: Line) -> Sampled:
+def _sampled(
+    sites: Sites, block: Block, samples: Samples, dense_ms: float, overhead: Line
+) -> Sampled:
     copies = copies_of(block)
 
-    def one_ms(units: int, tokens: int) -> float:
-        chain_ms = samples[block_point(block, copies, units, tokens)].ratio * dense_ms
-        return float(max(chain_ms - line_at(overhead, tokens * block.width), 0.0) / copies)
+    def one_ms(units: int, tokens: int, span: Span | None = None) -> float:
+        chain_ms = samples[block_point(block, copies, units, tokens, span)].ratio * dense_ms
+        moved = tokens * block.width * (1.0 if span is None else _moved(sites, block, span))
+        return float(max(chain_ms - line_at(overhead, moved), 0.0) / copies)
 
     every = sizes_of(block, _sampled_tokens(block, samples))
     sizes = [size for size in every if block_point(block, copies, *size) in samples]
     alive = {s: samples[block_point(block, copies, *s)].working_set_bytes / MB for s in sizes}
     closing = [t for t in overhead_tokens(block) if block_point(block, copies, 0, t) in samples]
     removed = tuple((float(t), one_ms(0, t)) for t in closing)
-    return Sampled({size: one_ms(*size) for size in sizes}, removed or ((1.0, 0.0),), alive)
+    spanned = {
+        span: (
+            one_ms(block.units, block.tokens, span),
+            samples[block_point(block, copies, block.units, block.tokens, span)].working_set_bytes
+            / MB,
+        )
+        for span in spans_of(sites, block)
+    }
+    ms = {size: one_ms(*size) for size in sizes}
+    return Sampled(ms, removed or ((1.0, 0.0),), alive, spanned)
+
+
+def _moved(sites: Sites, block: Block, span: Span) -> float:
+    """The share of what goes in and out that is left with a spanning site cut."""
+    part, (place, units) = block.parts[0], span
+    return elements(sites, part, {part.spanning[place]: units}) / elements(sites, part, {})
 
 
 def _sampled_tokens(block: Block, samples: Samples) -> list[int]:

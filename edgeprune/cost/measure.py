@@ -12,12 +12,14 @@ from edgeprune import console
 from edgeprune.cost import shelf
 from edgeprune.cost.blocks import (
     Block,
+    Span,
     block_point,
     copies_of,
     find_blocks,
-    kept_units,
     overhead_tokens,
+    piece_of,
     sizes_of,
+    spans_of,
 )
 from edgeprune.cost.fit import fit_table
 from edgeprune.cost.plans import DENSE, anchor_plans, selection_plans
@@ -29,7 +31,6 @@ from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.sites import Sites
 from edgeprune.surgery import apply
-from edgeprune.surgery.pieces import chain
 
 # How far interpolation may put a plan off, in percent of the dense latency. MiniLM on one x86-64
 # core reaches it with 30 of 42 sizes; the fit to whole models errs by as much.
@@ -47,8 +48,9 @@ def measure_costs(
 ) -> CostTable:
     """Measure what the model's pieces cost on a device.
 
-    Sub-layers of one kind are timed as a chain of copies with weights of their own, first at a
-    few units × tokens, then wherever the table is most in doubt, until it states the error that
+    Sub-layers of one kind are timed as a chain of copies with weights of their own, chunks outside
+    of them alone: each at a few units of every width that spans several; sub-layers first at a few
+    units × tokens, then wherever the table is most in doubt, until it states the error that
     was asked for or every size is measured; selections as whole programs with and without; a few
     whole random plans fix the scale and the constant part. All timings are ratios to the dense
     model, run in turns. Samples are kept as they come, so a run that was stopped goes on, and a
@@ -135,8 +137,10 @@ def sample_points(
         for count in overhead_tokens(block):
             if copies > 1:
                 yield _block_point(sites, block, 1, block.units, count)
-            if block.residuals[0].closing_norms:
+            if block.closes:
                 yield _block_point(sites, block, copies, 0, count)
+        for span in spans_of(sites, block):
+            yield _block_point(sites, block, copies, block.units, block.tokens, span)
     for name, plan in selection_plans(sites).items():
         yield Point(name, partial(whole_model, sites, plan))
     yield from anchor_points(sites, plans)
@@ -154,16 +158,14 @@ def _chain_name(block: Block, size: Size) -> str:
     return block_point(block, copies_of(block), *size)
 
 
-def _block_point(sites: Sites, block: Block, copies: int, units: int, tokens: int) -> Point:
-    name = block_point(block, copies, units, tokens)
-    kept = kept_units(sites, block, copies, units) if units else {}
-    residuals = block.residuals[:copies]
-
+def _block_point(
+    sites: Sites, block: Block, copies: int, units: int, tokens: int, span: Span | None = None
+) -> Point:
     def build() -> Lowerable:
-        piece = chain(sites, residuals, kept, tokens, removed=not units)
+        piece = piece_of(sites, block, copies, units, tokens, span)
         return piece.module, piece.inputs
 
-    return Point(name, build)
+    return Point(block_point(block, copies, units, tokens, span), build)
 
 
 def whole_model(sites: Sites, plan: Plan) -> Lowerable:

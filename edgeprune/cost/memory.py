@@ -65,17 +65,31 @@ def tensor_bytes(sites: Sites, precision: Precision) -> dict[str, int]:
 def block_weights_mb(
     sites: Sites, block: Block, sizes: Mapping[str, int]
 ) -> tuple[float, float, float]:
-    """Of one sub-layer: all, what no unit of its main site carries, what stays when removed."""
+    """Of one member: all, what no unit of its main site carries, what stays when removed."""
+    paths = _own_paths(sites, block)
+    total = sum(sizes[path] for path in paths)
+    if not block.residuals:
+        return total / MB, total / MB, 0.0
     first = block.residuals[0]
     own = width_sites(sites, first)
     carried = {path for path, _ in own[0].weights} if own else set()
-    # What several sub-layers share stays in the file until all of them go.
-    paths = [path for path in weights_of(sites, first) if path not in sites.shared]
     closing = {str(n.target) for norm in first.closing_norms for n in norm.all_input_nodes}
-    total = sum(sizes[path] for path in paths)
     fixed = sum(sizes[path] for path in paths if path not in carried)
     removed = sum(sizes[path] for path in paths if path in closing)
     return total / MB, fixed / MB, removed / MB
+
+
+def spanned_share(sites: Sites, block: Block, sizes: Mapping[str, int], name: str) -> float:
+    """Of one member's bytes, the share that the units of a spanning site carry."""
+    paths = _own_paths(sites, block)
+    carried = {path for path, _ in sites.get(name).weights}
+    total = sum(sizes[path] for path in paths)
+    return sum(sizes[path] for path in paths if path in carried) / total if total else 0.0
+
+
+def _own_paths(sites: Sites, block: Block) -> list[str]:
+    """What several sub-layers share stays in the file until all of them go."""
+    return [path for path in weights_of(sites, block.parts[0]) if path not in sites.shared]
 
 
 def fit_memory(

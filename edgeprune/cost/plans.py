@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeprune.cost.blocks import (
+    SPAN_TILE,
+    TILED_SPAN,
     TILED_TOKENS,
     TILED_UNITS,
     TOKEN_TILE,
     UNIT_TILE,
-    width_sites,
 )
 from edgeprune.plan import Plan
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.length import TokenStream
+from edgeprune.sites.parts import spanning_sites, width_sites
 
 DENSE = "dense"
 # Shares that the whole-model anchors keep, beside the dense model.
@@ -55,6 +57,7 @@ def random_plan(sites: Sites, rng: np.random.Generator, share: float) -> Plan:
             kept[residual.name] = ()
     stay = [residual for residual in sites.residuals if residual.name not in kept]
     inside = dict.fromkeys(site for residual in stay for site in width_sites(sites, residual))
+    inside |= dict.fromkeys(spanning_sites(sites))
     for site in sites.cuttable:
         if site in inside and site.exact and rng.random() < 0.8:
             count = _units(rng, site, share)
@@ -65,6 +68,8 @@ def random_plan(sites: Sites, rng: np.random.Generator, share: float) -> Plan:
 
 def _units(rng: np.random.Generator, site: Site, share: float) -> int:
     tile = UNIT_TILE if site.units >= TILED_UNITS else 1
+    if site.axis == "channels":
+        tile = SPAN_TILE if site.units >= TILED_SPAN else 1
     wanted = site.units * rng.uniform(share - 0.3, share + 0.3)
     return int(np.clip(round(wanted / tile) * tile, tile, site.units))
 

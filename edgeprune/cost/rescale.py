@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from edgeprune.cost.measure import anchor_points, made_on
 from edgeprune.cost.plans import RESCALING_SHARES, anchor_plans
 from edgeprune.cost.samples import Sampler, Samples, samples_file
 from edgeprune.cost.shelf import changes, concerns, described
-from edgeprune.cost.table import CostTable, Grid, Line, walk
+from edgeprune.cost.table import BlockCost, CostTable, Grid, Line, walk
 from edgeprune.devices.device import Device
 from edgeprune.errors import InputError
 from edgeprune.lower.lowering import Lowering
@@ -140,25 +140,35 @@ def check_made_for(table: CostTable, sites: Sites, lowering: Lowering) -> None:
                 f"table of {table.device}: its {what} is {got}, this build's is {wanted}. "
                 f"Give --{what} {got}, or another table."
             )
-    priced = {name: (block.units, block.tokens) for block in table.blocks for name in block.members}
+    priced = {name: _sizes(block) for block in table.blocks for name in block.members}
     for block in find_blocks(sites):
-        for residual in block.residuals:
-            got = priced.get(residual.name, (0, 0))
-            if got != (block.units, block.tokens):
+        for part in block.parts:
+            got = priced.get(part.name, "nothing")
+            wanted = _said(block.units, block.tokens, [sites.get(n).units for n in part.spanning])
+            if got != wanted:
                 raise InputError(
-                    f"table of {table.device}: made for another model: sub-layer "
-                    f"'{residual.name}' has {got[0]:g} units and {got[1]:g} tokens there, "
-                    f"{block.units} and {block.tokens} here. Leave --table out to measure one."
+                    f"table of {table.device}: made for another model: '{part.name}' has {got} "
+                    f"there, {wanted} here. Leave --table out to measure one."
                 )
+
+
+def _sizes(block: BlockCost) -> str:
+    return _said(block.units, block.tokens, [shares.ms[-1][0] for shares in block.spanned])
+
+
+def _said(units: float, tokens: float, spanning: Sequence[float]) -> str:
+    more = f", spanned by {' x '.join(f'{each:g}' for each in spanning)}" if spanning else ""
+    return f"{units:g} units and {tokens:g} tokens{more}"
 
 
 def _parts(table: CostTable, sites: Sites, plan: Plan) -> list[float]:
     """Predicted milliseconds: of each block, of the selections, of the rest."""
     places = {name: place for place, each in enumerate(table.blocks) for name in each.members}
     found = [0.0] * len(table.blocks) + [0.0, table.fixed_ms]
-    for residual, units, tokens, keep in walk(plan, sites):
-        if residual.layer not in plan.kept:
-            found[places[residual.name]] += table.block_ms(residual.name, units, tokens)
+    for part, units, tokens, keep in walk(plan, sites):
+        if part.residual is None or part.residual.layer not in plan.kept:
+            whole = table.block_ms(part.name, units, tokens)
+            found[places[part.name]] += whole * float(table.spanned(part, plan)[0])
         found[-2] += table.transition_ms(tokens, keep)
     return found
 

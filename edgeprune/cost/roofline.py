@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from edgeprune.cost.blocks import Block, find_blocks, kept_units, sizes_of
+from edgeprune.cost.blocks import Block, Span, find_blocks, piece_of, sizes_of, spans_of
 from edgeprune.cost.fit import Sampled, block_cost
 from edgeprune.cost.memory import (
     MB,
@@ -21,9 +21,10 @@ from edgeprune.cost.memory import (
 from edgeprune.cost.table import CostTable, Transition
 from edgeprune.lower.lowering import Lowering, Precision
 from edgeprune.profile import Profile
-from edgeprune.program.graph import ATEN, annotate, is_call, shape
+from edgeprune.program.flops import flops
+from edgeprune.program.graph import ATEN, is_call, shape
 from edgeprune.sites import Sites
-from edgeprune.surgery.pieces import chain
+from edgeprune.sites.parts import Part
 
 # Of the peak, what matrix products reach in XNNPACK, and of the bandwidth, what the rest does:
 # MiniLM on one Zen 4 core: 24.5 of 29.6 ms in fp32.
@@ -49,7 +50,7 @@ def estimate_costs(sites: Sites, profile: Profile, lowering: Lowering) -> CostTa
     )
     program = sites.program
     batch = program.example_inputs[0].shape[0]
-    inside = {node for each in sites.residuals for node in (*each.nodes, each.add)}
+    inside = {node for part in sites.parts for node in _counted(part)}
     outside = [node for node in program.module.graph.nodes if node not in inside]
     sizes = tensor_bytes(sites, precision)
     weight = sum(cost.weight_mb * len(cost.members) for cost in costs)
@@ -75,9 +76,9 @@ def estimate_costs(sites: Sites, profile: Profile, lowering: Lowering) -> CostTa
         selection_mb=USUAL_SELECTION_MB,
     )
     dense = fixed_ms + sum(
-        table.block_ms(residual.name, block.units, block.tokens)
+        table.block_ms(part.name, block.units, block.tokens)
         for block in blocks
-        for residual in block.residuals
+        for part in block.parts
     )
     return replace(table, dense_ms=dense)
 
@@ -114,32 +115,30 @@ class _Speed:
         return written + read
 
 
-def flops(node: fx.Node) -> int:
-    """Floating point operations of a matrix product, convolution or attention; 0 of the rest."""
-    if is_call(node, ATEN.linear, ATEN.matmul, ATEN.bmm, ATEN.mm):
-        return 2 * math.prod(shape(node)) * shape(_source(node, 0))[-1]
-    if is_call(node, ATEN.convolution, ATEN.conv2d, ATEN.conv1d):
-        return 2 * math.prod(shape(node)) * math.prod(shape(_source(node, 1))[1:])
-    if is_call(node, ATEN.scaled_dot_product_attention):
-        queries, keys = shape(_source(node, 0)), shape(_source(node, 1))
-        products = 2 * math.prod(queries) * keys[-2]
-        return 2 * products
-    return 0
+def _counted(part: Part) -> tuple[fx.Node, ...]:
+    """The part without what stays when it is removed."""
+    residual = part.residual
+    return part.nodes if residual is None else (*residual.nodes, residual.add)
 
 
 def _sampled(sites: Sites, block: Block, speed: _Speed) -> Sampled:
-    ms, alive = {}, {}
-    for units, tokens in sizes_of(block):
-        kept = kept_units(sites, block, 1, units)
-        module, inputs, _ = chain(sites, block.residuals[:1], kept, tokens)
-        alive[units, tokens] = working_set_bytes(module, inputs) / MB
-        ms[units, tokens] = speed.ms(module.graph.nodes)
-    removed = []
-    for tokens in sorted({tokens for _, tokens in ms}):
-        module, inputs, _ = chain(sites, block.residuals[:1], {}, tokens, removed=True)
-        annotate(module, inputs)
-        removed.append((float(tokens), speed.ms(module.graph.nodes)))
-    return Sampled(ms, tuple(removed), alive)
+    def of(units: int, tokens: int, span: Span | None = None) -> tuple[float, float]:
+        module, inputs, _ = piece_of(sites, block, 1, units, tokens, span)
+        alive = working_set_bytes(module, inputs) / MB
+        return speed.ms(module.graph.nodes), alive
+
+    found = {size: of(*size) for size in sizes_of(block)}
+    whole = (block.units, block.tokens)
+    removed = [
+        (float(tokens), of(0, tokens)[0] if block.residuals else 0.0)
+        for tokens in sorted({tokens for _, tokens in found})
+    ]
+    return Sampled(
+        {size: ms for size, (ms, _) in found.items()},
+        tuple(removed),
+        {size: alive for size, (_, alive) in found.items()},
+        {span: of(*whole, span) for span in spans_of(sites, block)},
+    )
 
 
 def _transition(sites: Sites, speed: _Speed) -> Transition | None:
@@ -152,12 +151,6 @@ def _transition(sites: Sites, speed: _Speed) -> Transition | None:
     tables = 2 * 14 * 4 * size * size / speed.bytes_per_ms
     product = 2 * size * size * width / speed.flops_per_ms
     return Transition(size, (0.0, 0.0, tables, product, 0.0))
-
-
-def _source(node: fx.Node, place: int) -> fx.Node:
-    source = node.args[place]
-    assert isinstance(source, fx.Node)
-    return source
 
 
 def _is_matrix(node: fx.Node, source: fx.Node) -> bool:

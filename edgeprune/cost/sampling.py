@@ -83,7 +83,7 @@ def doubts(blocks: Sequence[Block], tokens: Sequence[int] | None, ratios: Ratios
         for size in sizes:
             if (block.name, size) not in ratios:
                 below = bisect_left(line, (_place(block, size),))
-                share = SIGMAS * len(block.residuals) * _spread(line, _place(block, size), rough)
+                share = SIGMAS * len(block.parts) * _spread(line, _place(block, size), rough)
                 found.append(Doubt(block, size, (block.name, number, below), share))
     return sorted(found, key=lambda each: (-each.share, each.block.name, each.size))
 

@@ -10,12 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeprune import files
-from edgeprune.cost.blocks import units_kept, width_sites
+from edgeprune.cost.blocks import units_kept
 from edgeprune.errors import InputError
 from edgeprune.plan import Plan
 from edgeprune.sites import Sites
+from edgeprune.sites.parts import Part, spanning_sites, width_sites
 
+FloatArray = npt.NDArray[np.float64]
 Line = tuple[tuple[float, float], ...]
 """(size, value) pairs, sizes ascending."""
 
@@ -81,16 +86,31 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What is left of a block, as shares over the units kept of one site that spans it."""
+
+    ms: Line
+    activation_mb: Line
+    weight_mb: Line
+
+    def at(self, units: float) -> FloatArray:
+        """[3]: the shares of milliseconds, of activations and of weights, each 0 to 1."""
+        lines = (self.ms, self.activation_mb, self.weight_mb)
+        return np.clip([line_at(line, units) for line in lines], 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class BlockCost:
-    """What one kind of sub-layer costs.
+    """What one kind of part costs: a sub-layer, or a chunk outside of all.
 
     Attributes:
-        members: names of the sub-layers it holds for.
+        members: names of the parts it holds for.
         ms: latency of one of them.
         removed_ms: over tokens, of what stays of it when it is removed (its closing norms).
         activation_mb: memory while it runs.
         weight_mb, removed_weight_mb: in the file, at all units and when removed.
         fixed_weight_mb: of ``weight_mb``, the part that no unit carries.
+        spanned: one per site that spans it, in the order of ``Part.spanning``; all multiply.
     """
 
     members: tuple[str, ...]
@@ -100,6 +120,7 @@ class BlockCost:
     weight_mb: float
     fixed_weight_mb: float
     removed_weight_mb: float
+    spanned: tuple[Shares, ...] = ()
 
     @property
     def units(self) -> float:
@@ -144,7 +165,7 @@ class CostTable:
         program: fingerprint of the model.
         provenance: "measured", "rescaled" from another device's, or "estimated" from a profile.
         dense_ms: the uncut model.
-        blocks: one per kind of sub-layer.
+        blocks: one per kind of part: sub-layers, then chunks outside of them.
         scale: whole models over the sum of their pieces.
         fixed_ms: of all that is no block: embedding, head.
         fixed_weight_mb: in the file, of all that is no block.
@@ -219,31 +240,42 @@ class CostTable:
         share = units / block.units
         return block.fixed_weight_mb + share * (block.weight_mb - block.fixed_weight_mb)
 
-    def block_activation_mb(self, residual: str, units: float, tokens: int) -> float:
-        """Memory beside the file while a sub-layer runs."""
+    def block_activation_mb(
+        self, residual: str, units: float, tokens: int, share: float = 1.0
+    ) -> float:
+        """Memory beside the file while a part runs; ``share`` of its tensors is left."""
         block = self._block(residual)
         selected = self.selection_mb if tokens < block.tokens else 0.0
-        alive = block.activation_mb.at(units, tokens) if units else 0.0
+        alive = share * block.activation_mb.at(units, tokens) if units else 0.0
         return self.fixed_activation_mb + selected + alive
+
+    def spanned(self, part: Part, plan: Plan) -> FloatArray:
+        """[3]: of milliseconds, activations and weights, what the sites that span a part leave."""
+        found = np.ones(3)
+        for name, shares in zip(part.spanning, self._block(part.name).spanned, strict=True):
+            if name in plan.kept:
+                found *= shares.at(len(plan.kept[name]))
+        return found
 
     def predict(self, sites: Sites, plan: Plan) -> Prediction:
         """Price a whole plan.
 
         Raises:
-            InputError: it cuts a width that is not inside a sub-layer.
+            InputError: it cuts a width that belongs to no part.
         """
         _check_priced(plan, sites)
         latency, weight = self.fixed_ms, self.fixed_weight_mb
         activation = self.fixed_activation_mb
-        for residual, units, tokens, keep in walk(plan, sites):
-            if residual.layer not in plan.kept:
-                latency += self.block_ms(residual.name, units, tokens)
-                weight += self.block_weight_mb(residual.name, units)
+        for part, units, tokens, keep in walk(plan, sites):
+            ms, mb, stored = self.spanned(part, plan)
+            if part.residual is None or part.residual.layer not in plan.kept:
+                latency += ms * self.block_ms(part.name, units, tokens)
+                weight += stored * self.block_weight_mb(part.name, units)
             latency += self.transition_ms(tokens, keep)
-            here = self.block_activation_mb(residual.name, units, tokens)
+            here = self.block_activation_mb(part.name, units, tokens, mb)
             activation = max(activation, here)
         memory = self.resident * max(weight + activation - self.unread_mb, 0.0)
-        return Prediction(latency, memory, weight)
+        return Prediction(float(latency), float(memory), float(weight))
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write ``table.json``."""
@@ -302,18 +334,21 @@ class CostTable:
         return {name: block for block in self.blocks for name in block.members}
 
 
-def walk(plan: Plan, sites: Sites) -> list[tuple[Any, float, int, int]]:
-    """(residual, units of its main site, tokens it runs with, tokens it hands on), in order."""
+def walk(plan: Plan, sites: Sites) -> list[tuple[Part, float, int, int]]:
+    """(part, units of its main site, tokens it runs with, tokens it hands on), in order."""
     steps = []
     left: dict[object, int] = {}
     streams = {stream.residual.name: stream for stream in sites.streams}
-    for residual in sites.residuals:
-        dims = sites.flow.of(residual.add)
+    for part in sites.parts:
+        if part.residual is None:
+            steps.append((part, 1.0, 1, 1))
+            continue
+        dims = sites.flow.of(part.residual.add)
         dim = dims[1].root if len(dims) == 3 else None
         tokens = left.get(dim, dim.size if dim else 1)
-        stream = streams.get(residual.name)
+        stream = streams.get(part.name)
         keep = min(tokens, plan.tokens.get(stream.name, tokens)) if stream else tokens
-        steps.append((residual, units_kept(sites, residual, plan), tokens, keep))
+        steps.append((part, units_kept(sites, part.residual, plan), tokens, keep))
         left[dim] = keep
     return steps
 
@@ -337,18 +372,22 @@ def line_at(line: Sequence[tuple[float, float]], x: float, clamp: bool = False) 
 
 def _check_priced(plan: Plan, sites: Sites) -> None:
     priced = {site.name for each in sites.residuals for site in width_sites(sites, each)}
+    priced |= {site.name for site in spanning_sites(sites)}
     for name in plan.kept:
         if sites.get(name).kind == "width" and name not in priced:
             raise InputError(
-                f"cost table: '{name}' is not inside a sub-layer, so its cut has no price. "
-                "Leave it out of the plan."
+                f"cost table: a cut of '{name}' has no price. Leave it out of the plan."
             )
 
 
 def _read_block(body: dict[str, Any]) -> BlockCost:
     grids = {name: _read_grid(body[name]) for name in ("ms", "activation_mb")}
     lines = {"removed_ms": _pairs(body["removed_ms"]), "members": tuple(body["members"])}
-    return BlockCost(**body | grids | lines)
+    spanned = tuple(
+        Shares(**{name: _pairs(line) for name, line in shares.items()})
+        for shares in body.get("spanned", ())
+    )
+    return BlockCost(**body | grids | lines | {"spanned": spanned})
 
 
 def _read_grid(body: dict[str, Any]) -> Grid:

@@ -1,28 +1,56 @@
 """Importance: which units of a site matter (one criterion a file), and what cutting them costs."""
 
 from edgeprune.importance import (
+    activation,
     attn_confidence,
+    bn_scale,
+    correlation,
+    feature_rank,
+    fpgm,
+    gate_taylor,
+    hessian_trace,
+    hsic,
     l1,
+    l2,
+    next_layer_recon,
     obs,
     output_damage,
     random,
+    residual_norm,
+    shapley,
     taylor_fo,
+    taylor_so,
 )
-from edgeprune.importance.criterion import CRITERIA, DEFAULT, rank_units
+from edgeprune.importance.criterion import CRITERIA, DEFAULT, NEEDS, Criterion, rank_units
 from edgeprune.importance.damage import Damage, measure_damage
 from edgeprune.importance.evidence import Evidence
 
 __all__ = [
     "CRITERIA",
     "DEFAULT",
+    "NEEDS",
+    "Criterion",
     "Damage",
     "Evidence",
+    "activation",
     "attn_confidence",
+    "bn_scale",
+    "correlation",
+    "feature_rank",
+    "fpgm",
+    "gate_taylor",
+    "hessian_trace",
+    "hsic",
     "l1",
+    "l2",
     "measure_damage",
+    "next_layer_recon",
     "obs",
     "output_damage",
     "random",
     "rank_units",
+    "residual_norm",
+    "shapley",
     "taylor_fo",
+    "taylor_so",
 ]

@@ -26,6 +26,7 @@ def _attention_of(evidence: Evidence, site: Site) -> fx.Node | None:
     "attn_confidence",
     needs="data",
     across_layers=True,
+    where="heads, kv groups and queries per group",
     applies=lambda evidence, site: _attention_of(evidence, site) is not None,
 )
 def attn_confidence(evidence: Evidence, site: Site) -> Tensor:

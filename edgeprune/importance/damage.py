@@ -124,11 +124,7 @@ def _cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dic
         factors[list(units)] = 1.0
         return {evidence.gated.paths[name]: factors}
     tensors = evidence.sites.program.tensors
-    columns = reader.columns(units)
-    new = refitted_tensors(tensors, reader, evidence.grams[name], columns)
-    whole = torch.zeros_like(tensors[reader.weight])
-    whole[:, columns] = new[reader.weight]
-    return new | {reader.weight: whole}
+    return refitted_tensors(tensors, reader, evidence.grams[name], reader.columns(units))
 
 
 def _fewer_tokens(evidence: Evidence, name: str, keep: int) -> float:

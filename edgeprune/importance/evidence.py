@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional
 
 from edgeprune.errors import InputError
-from edgeprune.importance.readers import LinearReader, gram_of, linear_reader
+from edgeprune.importance.readers import Reader, gram_of, reader_of
 from edgeprune.importance.replay import Replay
 from edgeprune.program.program import as_tuple
 from edgeprune.sites import Sites
@@ -19,6 +20,8 @@ from edgeprune.surgery import Gated, gate
 
 # Random projections per batch for gradients: one per example and draw.
 DRAWS = 2
+
+Found = TypeVar("Found")
 
 
 class Evidence:
@@ -28,16 +31,32 @@ class Evidence:
         sites: of the dense program.
         batches: model inputs without labels.
         seed: for what is random.
+        labels: of each batch, as ``Task.calibration_labels`` gives them; None without.
     """
 
-    def __init__(self, sites: Sites, batches: Iterable[tuple[Tensor, ...]], seed: int = 0) -> None:
+    def __init__(
+        self,
+        sites: Sites,
+        batches: Iterable[tuple[Tensor, ...]],
+        seed: int = 0,
+        labels: Iterable[Tensor] | None = None,
+    ) -> None:
         self.sites = sites
         self.batches = tuple(batches)
         self.seed = seed
+        self.labels = None if labels is None else tuple(labels)
+        self._once: dict[Callable[[Evidence], Any], Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it is made of: what was derived is derived again."""
-        return Evidence, (self.sites, self.batches, self.seed)
+        return Evidence, (self.sites, self.batches, self.seed, self.labels)
+
+    def once(self, derive: Callable[[Evidence], Found]) -> Found:
+        """``derive(self)``, kept: what one criterion computes for all sites together."""
+        if derive not in self._once:
+            self._once[derive] = derive(self)
+        found: Found = self._once[derive]
+        return found
 
     @cached_property
     def gated(self) -> Gated:
@@ -45,10 +64,10 @@ class Evidence:
         return gate(self.sites)
 
     @cached_property
-    def readers(self) -> dict[str, LinearReader]:
-        """Width site -> its linear reader, where it has exactly one."""
+    def readers(self) -> dict[str, Reader]:
+        """Width site -> the matrix that reads it, where there is exactly one."""
         found = {
-            site.name: linear_reader(self.sites, site.name)
+            site.name: reader_of(self.sites, site.name)
             for site in self.sites.cuttable
             if site.kind == "width"
         }
@@ -56,13 +75,13 @@ class Evidence:
 
     @cached_property
     def grams(self) -> dict[str, Tensor]:
-        """Width site -> second moments of what its reader reads, [in + 1, in + 1]."""
+        """Width site -> second moments of what its reader multiplies, [columns + 1] squared."""
         names = list(self.readers)
         sources = [self.readers[name].source for name in names]
         totals: dict[str, Tensor] = {}
         for values in self.values(sources):
             for name, x in zip(names, values, strict=True):
-                moments = gram_of(x)
+                moments = gram_of(self.readers[name].features(x))
                 totals[name] = totals[name] + moments if name in totals else moments
         return totals
 
@@ -80,7 +99,7 @@ class Evidence:
         """
         program = self.sites.program
         with torch.no_grad():
-            found = tuple(_floats(as_tuple(program(*batch))) for batch in self.batches)
+            found = tuple(float_outputs(program(*batch)) for batch in self.batches)
         if not all(found):
             raise InputError(
                 f"none of the model's outputs ({', '.join(program.output_names)}) is a float, so "
@@ -101,7 +120,7 @@ class Evidence:
         """How far outputs are from the dense ones: squared distance over spread."""
         sums = [0.0] * len(self.spread)
         for ours, dense in zip(outputs, self.outputs, strict=True):
-            for i, (mine, theirs) in enumerate(zip(_floats(ours), dense, strict=True)):
+            for i, (mine, theirs) in enumerate(zip(float_outputs(ours), dense, strict=True)):
                 sums[i] += float((mine - theirs).double().square().sum())
         return sum(s / spread for s, spread in zip(sums, self.spread, strict=True)) / len(sums)
 
@@ -126,7 +145,7 @@ class Evidence:
         generator = torch.Generator().manual_seed(self.seed)
         totals = {name: torch.zeros_like(gate_.data) for name, gate_ in self.gated.gates.items()}
         for batch in self.batches:
-            outputs = _floats(as_tuple(self.gated(*batch)))
+            outputs = float_outputs(self.gated(*batch))
             for draw in range(DRAWS):
                 projected = torch.zeros(())
                 for output, spread in zip(outputs, self.spread, strict=True):
@@ -140,9 +159,22 @@ class Evidence:
         return {name: total / (DRAWS * len(self.spread)) for name, total in totals.items()}
 
 
-def _floats(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Class numbers do not move; the scores that they follow from do."""
-    return tuple(each for each in outputs if each.is_floating_point())
+def float_outputs(outputs: Any) -> tuple[Tensor, ...]:
+    """Of what a program returned. Class numbers do not move; the scores they follow from do."""
+    return tuple(each for each in as_tuple(outputs) if each.is_floating_point())
+
+
+def task_loss(outputs: Any, labels: Tensor) -> Tensor:
+    """The mean loss of a batch: cross-entropy to class numbers, squared error to anything else.
+
+    Args:
+        outputs: of a program; the first of floats counts.
+        labels: class numbers [...] for outputs [..., classes], or floats of the outputs' shape.
+    """
+    found = float_outputs(outputs)[0]
+    if labels.is_floating_point():
+        return functional.mse_loss(found, labels)
+    return functional.cross_entropy(found.flatten(0, -2), labels.flatten())
 
 
 def values_at(

@@ -13,6 +13,7 @@ from torch import Tensor
 from edgeprune.importance.criterion import criterion
 from edgeprune.importance.evidence import Evidence
 from edgeprune.importance.readers import augmented, regularised
+from edgeprune.importance.units import steps
 from edgeprune.sites import Site
 
 # Units removed between two updates, as a share of all: 1 in 128 costs 12 ms a step for 1536
@@ -24,6 +25,7 @@ STEPS = 128
     "obs",
     needs="data",
     across_layers=False,
+    where="all that one linear layer of its own reads",
     applies=lambda evidence, site: site.name in evidence.readers,
 )
 def obs(evidence: Evidence, site: Site) -> Tensor:
@@ -32,13 +34,10 @@ def obs(evidence: Evidence, site: Site) -> Tensor:
     tensors = evidence.sites.program.tensors
     bias = tensors[reader.bias] if reader.bias else None
     weight, gram = augmented(tensors[reader.weight], bias), regularised(evidence.grams[site.name])
-    if bias is None:  # nothing can take the mean over
+    if not reader.takes_means:  # nothing can take the mean over
         weight, gram = weight[:, :-1], gram[:-1, :-1]
     columns = torch.stack([(reader.unit_of == u).nonzero()[:, 0] for u in range(site.units)])
-    order = removal_order(weight, gram, columns)
-    scores = torch.empty(site.units)
-    scores[order] = torch.arange(site.units, dtype=torch.float32)
-    return scores
+    return steps(removal_order(weight, gram, columns))
 
 
 def removal_order(weight: Tensor, gram: Tensor, columns: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ MOST_UNITS = 64
     "output_damage",
     needs="data",
     across_layers=True,
+    where=f"sites of up to {MOST_UNITS} units",
     applies=lambda evidence, site: site.units <= MOST_UNITS,
 )
 def output_damage(evidence: Evidence, site: Site) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from edgeprune.program.batch_norm import Moments, batch_norms, carried, moments_of
 from edgeprune.program.graph import descendants, get_attribute
 from edgeprune.program.program import as_tuple
 
@@ -34,13 +36,21 @@ class Replay:
             for source in node.all_input_nodes
             if source not in later and source.op != "get_attr"
         }
+        self._norms = {norm.node: norm for norm in batch_norms(module)}
+        self._moments: dict[fx.Node, Moments] = {}
         self._known = [self._remember(batch, frontier) for batch in batches]
 
     def run(self, replaced: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:
-        """The outputs with some tensors replaced, batch by batch."""
+        """The outputs with some tensors replaced, batch by batch.
+
+        Behind what is replaced, BatchNorms' statistics follow their inputs, as in recovery:
+        without that the outputs of a cut network mean nothing.
+        """
         later = set().union(*(self._later[path] for path in replaced))
-        for known in self._known:
-            yield self._run(known, later, replaced)
+        together = any(norm in later for norm in self._norms)
+        groups = [self._known] if together else [[known] for known in self._known]
+        for group in groups:
+            yield from self._run(group, later, replaced)
 
     def _after(self, path: str) -> set[fx.Node]:
         found: set[fx.Node] = set()
@@ -52,10 +62,14 @@ class Replay:
     @torch.no_grad()
     def _remember(self, batch: tuple[Tensor, ...], wanted: set[fx.Node]) -> dict[fx.Node, Any]:
         known: dict[fx.Node, Any] = {}
+        norms, moments = self._norms, self._moments
 
         class Recorder(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
                 result = super().run_node(n)
+                if n in norms:
+                    found = moments_of([self.env[n.args[0]]])
+                    moments[n] = moments[n] + found if n in moments else found
                 if n in wanted:
                     known[n] = result
                 return result
@@ -65,22 +79,41 @@ class Replay:
 
     @torch.no_grad()
     def _run(
-        self, known: dict[fx.Node, Any], later: set[fx.Node], replaced: dict[str, Tensor]
-    ) -> tuple[Tensor, ...]:
-        values: dict[fx.Node, Any] = dict(known)
-        pending = {node: len(node.users) for node in later}
+        self, known: Sequence[dict[fx.Node, Any]], later: set[fx.Node], replaced: dict[str, Tensor]
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Node after node, each for all of these batches."""
+        every: list[dict[fx.Node, Any]] = [dict(values) for values in known]
+        tensors = dict(replaced)
+        pending = {node: len(node.users) for node in later if node.op != "get_attr"}
+
+        def read(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+            if node.op != "get_attr":
+                return values[node]
+            path = str(node.target)
+            return tensors[path] if path in tensors else get_attribute(self.module, path)
+
         for node in self.module.graph.nodes:
-            if node.op == "get_attr":
-                path = str(node.target)
-                values[node] = replaced.get(path, get_attribute(self.module, path))
-            elif node.op == "output":
-                return as_tuple(fx.map_arg(node.args[0], lambda n: values[n]))
-            elif node in later:
-                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
-                values[node] = node.target(*args, **kwargs)
+            if node.op == "output":
+                for values in every:
+                    yield as_tuple(fx.map_arg(node.args[0], partial(read, values=values)))
+            elif node in later and node.op != "get_attr":
+                if node in self._norms:
+                    tensors |= self._statistics(node, [read(node.args[0], v) for v in every])
+                for values in every:
+                    args, kwargs = fx.map_arg(
+                        (node.args, node.kwargs), partial(read, values=values)
+                    )
+                    values[node] = node.target(*args, **kwargs)
                 for source in node.all_input_nodes:
                     if source in pending:
                         pending[source] -= 1
                         if not pending[source]:
-                            del values[source]
-        raise AssertionError("a graph ends with its output")
+                            for values in every:
+                                del values[source]
+
+    def _statistics(self, node: fx.Node, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        norm = self._norms[node]
+        mean, variance = (get_attribute(self.module, path) for path in (norm.mean, norm.variance))
+        before, after = self._moments[node], moments_of(inputs)
+        new = carried(mean, variance, before, after, norm.epsilon)
+        return dict(zip((norm.mean, norm.variance), new, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -21,8 +22,8 @@ def manifest(
 ) -> dict[str, Any]:
     """The manifest's body; the same inputs give the same body.
 
-    Files appear by name only, and of ``meta`` only ``licence`` and ``preprocessing`` are taken,
-    so no path, user, time or calibration sample gets in.
+    Files appear by name only, and of ``meta`` only ``licence``, ``preprocessing`` and
+    ``vocabulary`` are taken, so no path, user, time or calibration sample gets in.
 
     Args:
         plan_hash: of the plan that the program was cut by.
@@ -42,6 +43,7 @@ def manifest(
         "outputs": [asdict(spec) for spec in artifact.outputs],
         **({"signatures": [asdict(each) for each in several]} if several else {}),
         **({"vendor_estimated": asdict(artifact.estimate)} if artifact.estimate else {}),
+        **({"vocabulary": json.loads(meta["vocabulary"])} if "vocabulary" in meta else {}),
         "preprocessing": files.without_folders(meta.get("preprocessing", "not stated")),
         "licence": files.without_folders(meta.get("licence", "not stated")),
         "versions": artifact.lowering.versions,

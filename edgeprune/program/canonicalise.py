@@ -14,8 +14,10 @@ from edgeprune.program.graph import (
     drop_dead,
     drop_unread,
     evaluate,
+    fake_values,
     get_attribute,
     is_call,
+    one_more,
     replace,
     set_tensor,
     shape,
@@ -44,6 +46,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     drop_no_ops(module)
     take_from_ends(module)
     join_batch_norm(module)
+    write_rms_norm_out(module)
     repeat_shared_heads(module)
     give_attention_heads(module)
     fold_constants(module)
@@ -91,6 +94,8 @@ def _is_no_op(node: fx.Node) -> bool:
         return not node.args[2]
     if is_call(node, ATEN.contiguous, ATEN.clone, ATEN.alias, ATEN.lift_fresh_copy):
         return True
+    if is_call(node, ATEN.pad, ATEN.constant_pad_nd):
+        return not any(node.args[1])
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return False
@@ -109,7 +114,7 @@ def write_sizes_out(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, 
 
     A view would demand the memory layout that a dropped ``contiguous`` was there for.
     """
-    for node in calls(module.graph, ATEN.view):
+    for node in calls(module.graph, ATEN.view, ATEN._unsafe_view):
         if not is_call(node, ATEN.view.dtype):
             node.target = ATEN.reshape.default
     for node, sizes in _relative_shapes(module, example_inputs, ATEN.unflatten).items():
@@ -128,11 +133,9 @@ def _relative_shapes(
     found = {node: shape(node) for node in calls(module.graph, target)}
     if not found:
         return {}
-    annotate(module, tuple(torch.cat([each, each[:1]]) for each in example_inputs))
-    grown = {node: shape(node) for node in found}
-    annotate(module, example_inputs)
+    grown = fake_values(module, one_more(example_inputs))
     return {
-        node: [one if one == two else -1 for one, two in zip(sizes, grown[node], strict=True)]
+        node: [one if one == two else -1 for one, two in zip(sizes, grown[node].shape, strict=True)]
         for node, sizes in found.items()
     }
 
@@ -172,6 +175,28 @@ def join_batch_norm(module: fx.GraphModule) -> None:
         node.args = (*tensors, False, momentum, epsilon, False)
         for output in list(node.users):
             replace(output, node)
+
+
+def write_rms_norm_out(module: fx.GraphModule) -> None:
+    """One form for a root mean square norm: x / sqrt(mean(x^2) + eps) * weight.
+
+    Both runtimes decompose the operator into the same calls.
+    """
+    call = module.graph.call_function
+    for node in calls(module.graph, ATEN.rms_norm):
+        x, sizes, weight, eps = (*node.args, None, None)[:4]
+        found = value(node)
+        assert found is not None
+        eps = torch.finfo(found.dtype).eps if eps is None else eps
+        with module.graph.inserting_before(node):
+            square = call(ATEN.pow.Tensor_Scalar, (x, 2))
+            mean = call(ATEN.mean.dim, (square, list(range(-len(sizes), 0)), True))
+            scale = call(ATEN.rsqrt.default, (call(ATEN.add.Tensor, (mean, eps)),))
+            result = call(ATEN.mul.Tensor, (x, scale))
+            if weight is not None:
+                result = call(ATEN.mul.Tensor, (result, weight))
+        result.meta["val"] = found
+        replace(node, result)
 
 
 def give_attention_heads(module: fx.GraphModule) -> None:
@@ -233,12 +258,18 @@ def fold_constants(module: fx.GraphModule) -> None:
                 constant.add(node)
             elif sources <= constant | batch_only:
                 batch_only.add(node)
-    for node in list(module.graph.nodes):
+    # Backwards: what cannot be folded leaves its sources to be folded.
+    for node in reversed(list(module.graph.nodes)):
         known = node in constant or node in batch_only
         leaves = any(user not in constant and user not in batch_only for user in node.users)
-        if known and node.op == "call_function" and leaves and value(node) is not None:
-            folded = _fold(module, node, constant | batch_only)
-            if folded is not None:
+        if known and node.op == "call_function" and leaves:
+            folded = None
+            if value(node) is not None:
+                folded = _fold(module, node, constant | batch_only)
+            if folded is None:
+                constant.discard(node)
+                batch_only.discard(node)
+            else:
                 constant.add(_put_constant(module, node, folded))
     drop_dead(module.graph)
 

@@ -108,18 +108,33 @@ def is_size(node: fx.Node) -> bool:
 
 def annotate(module: fx.GraphModule, example_inputs: Iterable[torch.Tensor]) -> None:
     """Record every node's shape and dtype at the example batch in ``meta['val']``."""
+    for node, found in fake_values(module, example_inputs).items():
+        node.meta["val"] = found
+
+
+def fake_values(
+    module: fx.GraphModule, example_inputs: Iterable[torch.Tensor]
+) -> dict[fx.Node, Any]:
+    """What every node computes for these inputs, as shapes and dtypes without numbers."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    found: dict[fx.Node, Any] = {}
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if isinstance(result, torch.Tensor) and not isinstance(result, FakeTensor):
                 result = mode.from_tensor(result)
-            n.meta["val"] = result
+            found[n] = result
             return result
 
     with mode:
         Recorder(module).run(*(mode.from_tensor(each) for each in example_inputs))
+    return found
+
+
+def one_more(inputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The inputs as a batch one larger, by which to tell sizes that follow the batch."""
+    return tuple(torch.cat([each, each[:1]]) for each in inputs)
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:

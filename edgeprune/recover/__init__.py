@@ -2,5 +2,16 @@
 
 from edgeprune.recover.distil import Distilled, distil
 from edgeprune.recover.refit import refit
+from edgeprune.recover.schedules import SCHEDULES, Scheduled, distilling, run_schedule
+from edgeprune.recover.statistics import reestimate
 
-__all__ = ["Distilled", "distil", "refit"]
+__all__ = [
+    "SCHEDULES",
+    "Distilled",
+    "Scheduled",
+    "distil",
+    "distilling",
+    "reestimate",
+    "refit",
+    "run_schedule",
+]

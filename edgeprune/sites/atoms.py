@@ -20,6 +20,8 @@ class Dim:
         kind: "leaf", "product" (row-major) or "concat".
         parts: the factors or segments; empty for a leaf.
         frozen: why the atom cannot be cut, in the order found; leaves only.
+        inexact: why what is left computes something else after a cut, in the order found; leaves
+            only.
     """
 
     def __init__(self, size: int, kind: str = "leaf", parts: Sequence[Dim] = ()) -> None:
@@ -27,6 +29,7 @@ class Dim:
         self.kind = kind
         self.parts = tuple(parts)
         self.frozen: list[str] = []
+        self.inexact: list[str] = []
         self._same: Dim | None = None
 
     def __repr__(self) -> str:
@@ -62,6 +65,12 @@ class Dim:
             if reason not in leaf.frozen:
                 leaf.frozen.append(reason)
 
+    def disturb(self, reason: str) -> None:
+        """Say that a cut of any of its atoms is not exact."""
+        for leaf in self.leaves():
+            if reason not in leaf.inexact:
+                leaf.inexact.append(reason)
+
     def become(self, other: Dim) -> None:
         """Let this dimension stand for ``other`` from now on."""
         mine, theirs = self.root, other.root
@@ -70,6 +79,8 @@ class Dim:
         mine._same = theirs
         for reason in mine.frozen:
             theirs.freeze(reason)
+        for reason in mine.inexact:
+            theirs.disturb(reason)
 
 
 def product(parts: Sequence[Dim]) -> Dim:

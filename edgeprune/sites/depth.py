@@ -138,13 +138,17 @@ def _weights(nodes: Iterable[fx.Node]) -> list[str]:
 
 
 def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -> str:
-    """``<numbered prefix of its weights>.<attention | ffn | branch>``, made unique."""
+    """``<numbered prefix of its weights>.<attention | ffn | block | branch>``, made unique.
+
+    A block works by convolutions alone.
+    """
     layer = layer_prefix(_weights(nodes))
     if any(is_call(n, ATEN.scaled_dot_product_attention) for n in nodes):
         word = "attention"
     else:
         matrices = [w for w in dict.fromkeys(_weights(nodes)) if _is_matrix(module, w)]
-        word = "ffn" if len(matrices) > 1 else "branch"
+        linear = any(is_call(n, ATEN.linear) for n in nodes)
+        word = "branch" if len(matrices) < 2 else "ffn" if linear else "block"
     base = name = f"{layer}.{word}" if layer else word
     number = 2
     while name in taken:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
-from edgeprune.program.graph import is_call, op_name, shape, value
+from edgeprune.program.graph import fake_values, is_size, one_more, op_name, shape, value
 from edgeprune.program.program import Program
 from edgeprune.registry import Registry
-from edgeprune.sites.atoms import Dim, unify
+from edgeprune.sites.atoms import Dim, product, unify
 
 Dims: TypeAlias = tuple[Dim, ...]
 Rule: TypeAlias = "Callable[[Flow, fx.Node], Dims | list[Dims]]"
@@ -25,6 +27,13 @@ rule = RULES.register
 LITERALS: Registry[Literals] = Registry("literals")
 """How an op's literal arguments (sizes, offsets) follow from the new shapes."""
 literals = LITERALS.register
+
+
+OUTPUT = "it is an output of the model"
+# As in a traceback: the frames of an exported node.
+_FRAME = re.compile(r'File "(.+)", line (\d+)')
+_SLASH = r"[\\/]"
+_TORCH = re.compile(rf"-packages{_SLASH}torch{_SLASH}")
 
 
 class Flow:
@@ -89,28 +98,45 @@ class Flow:
             return dims
         if node.op == "output":
             for result in node.all_input_nodes:
-                self.freeze(self.of(result), "it is an output of the model")
+                self.freeze(self.of(result), OUTPUT)
             return ()
-        if is_call(node, torch.ops.aten.sym_size):
+        if is_size(node):
             return ()
         found = rule_for(node)
         return found(self, node) if found else self.without_rule(node)
 
     def without_rule(self, node: fx.Node) -> Dims | list[Dims]:
         """What nothing is known about: all it touches is frozen."""
-        reason = f"no rule for {op_name(node)}"
+        reason = f"no rule for {describe(node)}"
         self.unknown.append(node)
         for source in node.all_input_nodes:
             self.freeze(self.of(source), reason)
-        result = node.meta.get("val")
+        result, larger = node.meta.get("val"), self._one_more[node]
         several = isinstance(result, (tuple, list))
-        found = [
-            tuple(Dim(int(size)) for size in getattr(each, "shape", ()))
-            for each in (result if several else (result,))
-        ]
+        pairs = zip(result, larger, strict=True) if several else [(result, larger)]
+        found = [self._dims_of(*pair) for pair in pairs]
         for dims in found:
             self.freeze(dims, reason)
         return found if several else found[0]
+
+    @cached_property
+    def _one_more(self) -> dict[fx.Node, Any]:
+        """What each node computes for a batch one larger."""
+        return fake_values(self.program.module, one_more(self.program.example_inputs))
+
+    def _dims_of(self, result: Any, larger: Any) -> Dims:
+        """New atoms for a result; sizes that follow the batch say so."""
+        shapes = (getattr(each, "shape", ()) for each in (result, larger))
+        return tuple(
+            Dim(int(size)) if size == more else self._with_batch(int(size))
+            for size, more in zip(*shapes, strict=True)
+        )
+
+    def _with_batch(self, size: int) -> Dim:
+        rest, left = divmod(size, self.batch.size)
+        if left or rest <= 1:
+            return self.batch if size == self.batch.size else Dim(size)
+        return product([self.batch, Dim(rest)])
 
 
 def rule_for(node: fx.Node) -> Rule | None:
@@ -133,8 +159,16 @@ def _registered(table: dict[Any, Any], key: Any) -> Any:
 
 
 def describe(node: fx.Node) -> str:
-    """``view_3 (aten.view.default)``, for reasons and messages."""
-    return f"{node.name} ({op_name(node)})"
+    """``view_3 (aten.view.default, model.py:57)``, for reasons and messages."""
+    line = source_line(node)
+    return f"{node.name} ({op_name(node)}, {line})" if line else f"{node.name} ({op_name(node)})"
+
+
+def source_line(node: fx.Node) -> str | None:
+    """``model.py:57``, the innermost line outside torch that made the node, if export noted it."""
+    lines = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [(path, number) for path, number in lines if not _TORCH.search(path)]
+    return f"{re.split(_SLASH, own[-1][0])[-1]}:{own[-1][1]}" if own else None
 
 
 def is_tensor(node: Any) -> bool:

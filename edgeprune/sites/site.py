@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LENGTHS = ("tokens", "resolution", "time", "points")
+_KINDS = {"sublayer": "depth", "layer": "depth", "rank": "rank"} | dict.fromkeys(LENGTHS, "length")
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,15 @@ class Site:
 
     Attributes:
         name: such as ``encoder.layer.3.heads``; what a plan refers to.
-        axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "d_model",
-            "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens", "resolution",
-            "time", "points".
-        units: how many there are; 1 for depth, the full size for length.
+        axis: width: "heads", "kv_groups", "queries_per_group", "ffn", "channels", "groups",
+            "d_model", "vocabulary", "units"; depth: "sublayer", "layer"; length: "tokens",
+            "resolution", "time", "points"; "rank".
+        units: how many there are; 1 for depth, the full size for length, for a rank the smaller
+            side of the matrix.
         why_not: why it cannot be cut; None when it can.
-        exact: whether the cut model equals the masked one to rounding.
+        inexact: why the cut model differs from the masked one; None when it equals it to rounding.
+        opt_in: what a cut changes for whoever uses the model; such a site is cut only when a plan
+            names it, never by a solver. None for all others.
         parameters: weights that leave with all units.
         weights: path of each weight and buffer that is cut -> which of its dimensions.
         pinned: tokens that always stay, as positions (-1 is the last one).
@@ -30,18 +34,22 @@ class Site:
     axis: str
     units: int
     why_not: str | None = None
-    exact: bool = True
+    inexact: str | None = None
+    opt_in: str | None = None
     parameters: int = 0
     weights: tuple[tuple[str, int], ...] = ()
     pinned: tuple[int, ...] = ()
     step: int = 1
 
     @property
+    def exact(self) -> bool:
+        """Whether the cut model equals the masked one to rounding."""
+        return self.inexact is None
+
+    @property
     def kind(self) -> str:
-        """The family of its axis: "width", "depth" or "length"."""
-        if self.axis in ("sublayer", "layer"):
-            return "depth"
-        return "length" if self.axis in LENGTHS else "width"
+        """The family of its axis: "width", "depth", "length" or "rank"."""
+        return _KINDS.get(self.axis, "width")
 
     def to_json(self) -> dict[str, Any]:
         """As stored in ``sites.json``."""

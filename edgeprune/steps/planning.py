@@ -36,7 +36,6 @@ from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.profile import Profile, load_profile
 from edgeprune.program import Program, capture
-from edgeprune.program.graph import shape
 from edgeprune.search import Search
 from edgeprune.settings import Settings
 from edgeprune.sites import Sites, find_sites
@@ -160,19 +159,24 @@ def score_stage(
     calibration: tuple[Batch, ...],
     settings: Settings,
     cluster: Cluster = IN_PROCESS,
+    labels: Batch | None = None,
 ) -> Damage:
     """Every unit ranked, and the damage of every site measured alone."""
     batches = scored_examples(sites, calibration)
+    labels = labels and labels[: len(batches)]
     widths = {
         site.name: _spread([o.units for o in options if 0 < o.units < site.units], MEASURED_WIDTHS)
         for site, options in ((choice.site, choice.options) for choice in choices)
         if site
     }
     tokens = _spread(levels[1:], MEASURED_TOKENS)
-    key = (sites.program.fingerprint, batches_hash(batches), settings.criterion, widths, tokens)
+    key = (
+        *(sites.program.fingerprint, batches_hash(batches), settings.criterion, widths, tokens),
+        *((batches_hash((labels,)),) if labels else ()),
+    )
 
     def measure() -> Damage:
-        evidence = Evidence(sites, batches, settings.seed)
+        evidence = Evidence(sites, batches, settings.seed, labels)
         orders = rank_units(evidence, settings.criterion)
         return measure_damage(evidence, orders, widths, tokens, cluster)
 
@@ -299,8 +303,7 @@ def scored_examples(sites: Sites, calibration: tuple[Batch, ...]) -> tuple[Batch
     """
     columns_per_row = 0.0
     for reader in Evidence(sites, ()).readers.values():
-        rows = math.prod(shape(reader.source)[1:-1])
-        columns_per_row = max(columns_per_row, shape(reader.source)[-1] / rows)
+        columns_per_row = max(columns_per_row, len(reader.unit_of) / reader.rows_per_example)
     wanted = max(SCORED_EXAMPLES, math.ceil(ROWS_PER_COLUMN * columns_per_row))
     taken: list[Batch] = []
     count = 0

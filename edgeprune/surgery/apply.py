@@ -8,10 +8,13 @@ from edgeprune.plan import Plan, check_plan
 from edgeprune.program.canonicalise import canonicalise
 from edgeprune.program.program import Program
 from edgeprune.sites import Sites, find_sites
+from edgeprune.surgery.counts import keep_counts
 from edgeprune.surgery.depth import cut_depth
 from edgeprune.surgery.draft import Draft
+from edgeprune.surgery.rank import cut_ranks
 from edgeprune.surgery.resize import resize
 from edgeprune.surgery.tokens import cut_tokens
+from edgeprune.surgery.vocabulary import cut_vocabularies, ids_of_outputs
 
 
 def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
@@ -19,7 +22,9 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
 
     Width: weights are sliced and every literal size is recomputed. Depth: a removed sub-layer
     becomes the identity. Length: the inputs shrink, and after a chosen attention sub-layer only the
-    best tokens go on.
+    best tokens go on. Rank: a table becomes a product of two. A cut vocabulary still takes the old
+    ids; what its outputs score is noted in the program's ``meta["vocabulary"]``, as JSON
+    {output: old ids}.
     Nodes and weights keep their names, so that the two programs can be compared piece by piece.
 
     Args:
@@ -45,8 +50,12 @@ def apply(program: Program, plan: Plan, sites: Sites | None = None) -> Program:
     }
     draft.cut_weights()
     draft.recompute_literals()
+    keep_counts(draft)
+    cut_vocabularies(draft, plan)
+    cut_ranks(draft, plan)
     canonicalise(draft.module, program.example_inputs)
-    return replace(program, module=draft.module)
+    meta = program.meta | ids_of_outputs(program, draft)
+    return replace(program, module=draft.module, meta=meta)
 
 
 def _at_length(sites: Sites, plan: Plan) -> tuple[Program, Plan]:

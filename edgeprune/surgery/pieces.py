@@ -1,8 +1,9 @@
-"""Pieces: residual sub-layers taken out of a program, to be timed alone at any size.
+"""Pieces: parts taken out of a program, to be timed alone at any size.
 
-A piece is ``x + f(x)`` with the norms that follow the sum. Its input is the residual stream; what
-else the branch reads from outside (a mask, rotary tables) becomes an input too, so that a piece
-can have any number of tokens even where the whole model cannot.
+A sub-layer is ``x + f(x)`` with the norms that follow the sum. Its input is the residual stream;
+what else the branch reads from outside (a mask, rotary tables) becomes an input too, so that a
+piece can have any number of tokens even where the whole model cannot. A chunk outside of all
+sub-layers reads what it reads, and gives what is read outside of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edgeprune.sites import Sites
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import literals_for
+from edgeprune.sites.parts import Part
 from edgeprune.surgery.draft import Draft
 
 
@@ -28,10 +30,10 @@ def token_dim(sites: Sites, residual: Residual) -> Dim | None:
 
 
 class Piece(NamedTuple):
-    """Sub-layers on their own.
+    """Sub-layers or a chunk on their own.
 
     Attributes:
-        module: reads the stream first, then what else comes from outside.
+        module: reads the stream first, if it has one, then what else comes from outside.
         inputs: examples at batch 1: the stream ``[1, tokens, d_model]``, ...
         sources: the nodes of the program that the inputs stand for.
     """
@@ -57,16 +59,31 @@ def chain(
         tokens: on the stream; ignored where the stream has no token dimension.
         removed: leave the branches out: only the closing norms run.
     """
+    return _Extraction(_cut(sites, kept), tokens, removed).chain(residuals)
+
+
+def chunk(sites: Sites, part: Part, kept: Mapping[str, int]) -> Piece:
+    """A part outside of all sub-layers, cut.
+
+    Args:
+        sites: of the program.
+        part: of ``sites.parts``.
+        kept: width site -> how many of its units stay (the first ones).
+    """
+    return _Extraction(_cut(sites, kept)).chunk(part)
+
+
+def _cut(sites: Sites, kept: Mapping[str, int]) -> Draft:
     draft = Draft(sites)
     draft.kept = {sites.atoms[name].root: tuple(range(n)) for name, n in kept.items()}
     draft.cut_weights()
-    return _Chain(draft, tokens, removed).build(residuals)
+    return draft
 
 
-class _Chain:
-    """Rewires the draft so that each sub-layer reads the one before, and drops all else."""
+class _Extraction:
+    """Rewires the draft so that a part reads inputs, or the part before, and drops all else."""
 
-    def __init__(self, draft: Draft, tokens: int, removed: bool) -> None:
+    def __init__(self, draft: Draft, tokens: int = 0, removed: bool = False) -> None:
         self.draft = draft
         self.graph = draft.module.graph
         self.tokens = tokens
@@ -75,18 +92,26 @@ class _Chain:
         self.inputs: dict[fx.Node, fx.Node] = {}
         self.examples: list[torch.Tensor] = []
 
-    def build(self, residuals: Sequence[Residual]) -> Piece:
+    def chain(self, residuals: Sequence[Residual]) -> Piece:
         """See :func:`chain`."""
         self._resize(residuals[0])
         stream = self._input(residuals[0].entry)
         for residual in residuals:
             self._resize(residual)
             stream = self._link(residual, stream)
-        needed = ancestors(stream) | set(self.inputs.values())
+        return self._piece((stream,))
+
+    def chunk(self, part: Part) -> Piece:
+        """See :func:`chunk`."""
+        self._adopt(part.nodes, {})
+        return self._piece([self.draft.copies[node] for node in part.boundary()[1]])
+
+    def _piece(self, results: Sequence[fx.Node]) -> Piece:
+        needed = set(self.inputs.values()).union(*(ancestors(each) for each in results))
         for node in reversed(list(self.graph.nodes)):
             if node not in needed:
                 self.graph.erase_node(node)
-        self.graph.output(stream)
+        self.graph.output(results[0] if len(results) == 1 else tuple(results))
         drop_unread(self.draft.module)
         return Piece(self.draft.module, tuple(self.examples), tuple(self.inputs))
 
@@ -99,14 +124,19 @@ class _Chain:
         norms = residual.closing_norms
         inside = norms if self.removed else (*residual.nodes, residual.add, *norms)
         entry = residual.add if self.removed else residual.entry
+        self._adopt(inside, {entry: stream})
+        return self.draft.copies[inside[-1]] if inside else stream
+
+    def _adopt(self, inside: Sequence[fx.Node], given: Mapping[fx.Node, fx.Node]) -> None:
+        """Let these nodes read ``given`` in place of others, and inputs for all else outside."""
         copies = self.draft.copies
         for node in inside:
             self.draft.origin[copies[node]] = (node, self.size)
         for node in inside:
             copy = copies[node]
             for source in node.all_input_nodes:
-                if source is entry:
-                    copy.replace_input_with(copies[source], stream)
+                if source in given:
+                    copy.replace_input_with(copies[source], given[source])
                 elif is_call(source, ATEN.sym_size):
                     self._fix_batch(copy, copies[source])
                 elif source not in inside and not self._belongs(source):
@@ -114,7 +144,6 @@ class _Chain:
             recompute = literals_for(node)
             if recompute is not None:
                 copy.args = recompute(copy, self.draft.sizes)
-        return copies[inside[-1]] if inside else stream
 
     def _input(self, node: fx.Node) -> fx.Node:
         """An input in place of a node of the program, after those that there are."""
@@ -123,6 +152,7 @@ class _Chain:
             last = next(reversed(self.inputs.values()), None)
             with self.graph.inserting_after(last) if last else self.graph.inserting_before(first):
                 made = self.graph.placeholder(f"outside_{len(self.inputs)}")
+            made.meta = dict(node.meta)
             self.inputs[node] = made
             self.draft.origin[made] = (node, self.size)
             self.examples.append(_example(node, [n or 1 for n in self.draft.sizes(made)]))
@@ -147,14 +177,29 @@ def _example(node: fx.Node, shape: list[int]) -> torch.Tensor:
     return torch.randn(shape, generator=seed, dtype=found.dtype) * (len(shape) == 3)
 
 
-def weights_of(sites: Sites, residual: Residual) -> tuple[str, ...]:
-    """Paths of every weight that the piece reads: the branch's and the closing norms'."""
+def weights_of(sites: Sites, part: Part) -> tuple[str, ...]:
+    """Paths of every weight that belongs to the part: those that no part before it reads.
+
+    Of a sub-layer the branch's and the closing norms', shared by several or not.
+    """
+    if part.residual is not None:
+        closing = part.residual.closing_norms
+        return tuple(dict.fromkeys((*part.residual.weights, *_tensors_read(closing))))
+    before = sites.parts[: sites.parts.index(part)]
+    elsewhere = {path for other in before for path in _tensors_read(other.nodes)}
     module = sites.program.module
-    closing = (
+    return tuple(
+        path
+        for path in dict.fromkeys(_tensors_read(part.nodes))
+        if path not in elsewhere and isinstance(get_attribute(module, path), torch.nn.Parameter)
+    )
+
+
+def _tensors_read(nodes: Sequence[fx.Node]) -> list[str]:
+    return [
         str(source.target)
-        for node in residual.closing_norms
+        for node in nodes
         for source in node.all_input_nodes
         if source.op == "get_attr"
-        and isinstance(get_attribute(module, source.target), torch.Tensor)
-    )
-    return tuple(dict.fromkeys((*residual.weights, *closing)))
+        and isinstance(get_attribute(node.graph.owning_module, str(source.target)), torch.Tensor)
+    ]

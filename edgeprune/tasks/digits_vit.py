@@ -108,6 +108,9 @@ class DigitsVit(Task):
     def calibration(self) -> Iterable[Batch]:
         return batches((self._splits["calibration"][0],), 16)
 
+    def calibration_labels(self) -> Iterable[Tensor]:
+        return self._splits["calibration"][1].split(16)
+
     def train_batches(self) -> Iterator[Batch]:
         """Batches of 32 training images, half of them shifted by up to a pixel."""
         generator = torch.Generator().manual_seed(SEED)

@@ -132,9 +132,10 @@ def test_random_depends_on_the_seed_and_the_site_alone(bert: Evidence) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
-@pytest.mark.parametrize("model", ["bert", "llama", "convolutional"])
+@pytest.mark.parametrize("model", ["bert", "llama", "convolutional", "densely_connected"])
 def test_every_criterion_orders_all_units_of_every_width_site(model: str, name: str) -> None:
-    evidence = Evidence(sites(model), [inputs(model, 4, 1)])
+    labels = [torch.arange(4) % 3]
+    evidence = Evidence(sites(model), [inputs(model, 4, 1)], labels=labels)
     orders = rank_units(evidence, name)
     widths = [site for site in evidence.sites.cuttable if site.kind == "width"]
     assert list(orders) == [site.name for site in widths]
@@ -152,7 +153,10 @@ def test_where_a_criterion_does_not_apply_the_default_ranks(bert: Evidence) -> N
 
 def test_where_not_even_the_default_applies_the_gradients_rank() -> None:
     evidence = Evidence(sites("convolutional"), [inputs("convolutional", 4, 1)])
-    assert rank_units(evidence, DEFAULT) == rank_units(evidence, "taylor_fo")
+    default, gradients = rank_units(evidence, DEFAULT), rank_units(evidence, "taylor_fo")
+    assert {n for n in default if n not in evidence.readers} == {"channels"}
+    assert default["channels"] == gradients["channels"]
+    assert default != gradients
 
 
 def test_an_unknown_criterion_is_refused_with_the_known_ones(bert: Evidence) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeprune.importance import Evidence
 from edgeprune.importance.obs import removal_errors, removal_order
-from edgeprune.importance.readers import augmented, gram_of, linear_reader, refitted
+from edgeprune.importance.readers import augmented, gram_of, reader_of, refitted
 from edgeprune.program import capture
 from edgeprune.sites import find_sites
 
@@ -50,7 +50,7 @@ def test_directions_without_data_keep_their_weights() -> None:
     x[:, 3] = 0
     weight = noise(OUTPUTS, INPUTS, seed=4)
     columns = torch.arange(1, INPUTS)
-    found = refitted(augmented(weight, None), gram_of(x), columns, has_bias=False)
+    found = refitted(augmented(weight, None), gram_of(x), columns, constant=False)
     torch.testing.assert_close(found[:, 2].float(), weight[:, 3])
 
 
@@ -90,7 +90,7 @@ def test_a_combination_of_other_units_goes_first(features: Tensor) -> None:
 
 
 def test_columns_of_a_head_are_its_whole_width() -> None:
-    reader = linear_reader(sites("bert"), "bert.encoder.layer.0.heads")
+    reader = reader_of(sites("bert"), "bert.encoder.layer.0.heads")
     size = WIDTH // HEADS
     assert reader is not None
     assert reader.weight == "bert.encoder.layer.0.attention.output.dense.weight"
@@ -99,21 +99,21 @@ def test_columns_of_a_head_are_its_whole_width() -> None:
 
 def test_columns_of_no_unit_always_stay() -> None:
     found = find_sites(capture(SideBySide(), (noise(3, 6, seed=0),)))
-    reader = linear_reader(found, next(site.name for site in found.cuttable if site.units == 4))
+    reader = reader_of(found, next(site.name for site in found.cuttable if site.units == 4))
     assert reader is not None
     assert reader.columns((1,)).tolist() == [1, *range(4, 10)]
 
 
-def test_a_site_with_two_readers_has_no_linear_reader() -> None:
+def test_a_site_with_two_readers_has_no_reader_of() -> None:
     found = find_sites(capture(TwoReaders(), (noise(3, 6, seed=0),)))
     (site,) = found.cuttable
-    assert linear_reader(found, site.name) is None
+    assert reader_of(found, site.name) is None
 
 
-def test_a_matrix_used_twice_is_no_linear_reader() -> None:
+def test_a_matrix_used_twice_is_no_reader_of() -> None:
     found = find_sites(capture(SharedReader(), (noise(3, 6, seed=0),)))
     assert found.cuttable
-    assert all(linear_reader(found, site.name) is None for site in found.cuttable)
+    assert all(reader_of(found, site.name) is None for site in found.cuttable)
 
 
 def test_second_moments_are_summed_over_all_batches() -> None:

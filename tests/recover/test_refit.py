@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InputError
 from edgeprune.importance.evidence import values_at
-from edgeprune.importance.readers import linear_reader
+from edgeprune.importance.readers import reader_of
 from edgeprune.plan import Plan
 from edgeprune.program import Program, capture
 from edgeprune.program.program import as_tuple
@@ -86,7 +86,7 @@ def test_a_later_refit_sees_what_was_cut_before() -> None:
     last = list(plan.kept)[-1]
     batches = batches_of("bert", 40, 2)
     before = refit(found, plan.only(*(name for name in plan.kept if name != last)), batches)
-    reader = linear_reader(found, last)
+    reader = reader_of(found, last)
     assert reader is not None and reader.bias is not None
     node = next(n for n in before.module.graph.nodes if n.name == reader.node.name)
     (parts,) = zip(*(values_at(before.module, [node.args[0]], b) for b in batches), strict=True)
@@ -154,11 +154,16 @@ def test_an_empty_plan_changes_nothing() -> None:
     assert slim.fingerprint == found.program.fingerprint
 
 
-def test_sites_without_a_linear_reader_keep_their_weights() -> None:
-    found = sites("convolutional")
+def test_sites_without_a_reader_of_their_own_keep_their_weights() -> None:
+    found = sites("densely_connected")
     plan = Plan(found.program.fingerprint, half(found, "channels"))
-    slim = refit(found, plan, batches_of("convolutional"))
-    assert slim.fingerprint == apply(found.program, plan, found).fingerprint
+    several = plan.only(*(name for name in plan.kept if reader_of(found, name) is None))
+    assert several.kept
+    slim = refit(found, several, batches_of("densely_connected"))
+    plain = apply(found.program, several, found)
+    for path, tensor in plain.tensors.items():
+        if isinstance(tensor, nn.Parameter):
+            assert torch.equal(slim.tensors[path], tensor)
 
 
 def test_two_sites_with_one_reader_are_refitted_together() -> None:
@@ -233,3 +238,69 @@ def test_a_matrix_that_loses_rows_as_well_is_refitted_to_what_stays() -> None:
     assert distance(slim, found.program, batches) < distance(plain, found.program, batches)
     assert tuple(slim.tensors["two.weight"].shape) == (6, 8)
     assert not slim.tensors["two.weight"].requires_grad
+
+
+class Twins(nn.Module):
+    """Convolutions of every kind whose second half of channels repeats the first."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(2, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 12, 3, stride=2, padding=2, dilation=2, bias=not norm)
+        self.third = nn.Conv2d(12, 10, 1, bias=False)
+        self.fourth = nn.Conv1d(10, 8, 3, padding="same")
+        self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
+        self.head = nn.Linear(8, 3)
+        for layer in (self.first, self.second, self.third, self.fourth):
+            half = len(layer.weight) // 2
+            with torch.no_grad():
+                layer.weight[half:] = layer.weight[:half]
+                if layer.bias is not None:
+                    layer.bias[half:] = layer.bias[:half]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.second(self.first(x).relu())).relu()
+        x = self.fourth(self.third(x).sigmoid().flatten(2)).relu()
+        return self.head(x.mean(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", [False, True])
+def test_channels_that_others_can_stand_for_are_made_up_for_exactly(norm: bool) -> None:
+    batches: list[Batch] = [(noise(32, 2, 8, 8, seed=seed),) for seed in (1, 2)]
+    found = find_sites(capture(Twins(norm).eval(), (noise(3, 2, 8, 8, seed=0),)))
+    kept = {s.name: tuple(range(s.units // 2)) for s in found.cuttable if s.kind == "width"}
+    assert len(kept) == 4
+    assert all(reader_of(found, name) is not None for name in kept)
+    plan = Plan(found.program.fingerprint, kept)
+    slim, plain = refit(found, plan, batches), apply(found.program, plan, found)
+    for batch in batches:
+        wanted = found.program(*batch)
+        # The ridge takes 1e-4 of what the twin carried.
+        torch.testing.assert_close(slim(*batch), wanted, rtol=0, atol=1e-3)
+        assert float((plain(*batch) - wanted).abs().max()) > 0.02
+
+
+@torch.no_grad()
+def test_a_convolution_is_refitted_to_the_least_squares_solution() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten())
+    x = noise(64, 2, 8, 8, seed=1)
+    found = find_sites(capture(net, (x[:3],)))
+    (site,) = (s for s in found.cuttable if s.units == 6)
+    slim = refit(found, Plan(found.program.fingerprint, {site.name: (0, 3, 5)}), [(x,)])
+    read = net[:2](x)[:, [0, 3, 5]]
+    rows = torch.nn.functional.unfold(read, 3).movedim(2, 1).flatten(0, 1).double()
+    wanted = net[:3](x).flatten(2).movedim(2, 1).flatten(0, 1).double()
+    rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+    least = float((rows @ torch.linalg.lstsq(rows, wanted).solution - wanted).square().sum())
+    error = float((slim(x) - net(x)).double().square().sum())
+    assert least <= error < 1.01 * least
+
+
+def test_a_grouped_convolution_is_no_reader() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Conv2d(6, 4, 3, groups=2), nn.Flatten())
+    found = find_sites(capture(net, (noise(3, 2, 5, 5, seed=0),)))
+    (name,) = (name for name, atom in found.atoms.items() if atom.size == 6)
+    assert reader_of(found, name) is None

@@ -20,6 +20,15 @@ def pointwise(flow: Flow, node: fx.Node) -> Dims:
     return tuple(result)
 
 
+@rule(ATEN.prelu)
+def prelu(flow: Flow, node: fx.Node) -> Dims:
+    """One slope for all, or one for each channel, which is dimension 1."""
+    dims, (slopes,) = flow.of(node.args[0]), flow.of(node.args[1])
+    if len(dims) > 1:
+        flow.tie(dims[1], slopes, node)
+    return dims
+
+
 def _align(flow: Flow, node: fx.Node, result: list[Dim], dims: Dims) -> None:
     for offset in range(1, len(dims) + 1):
         flow.tie(result[-offset], dims[-offset], node)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx
 
 from edgeprune.program.graph import ATEN, shape
+from edgeprune.sites.atoms import Dim, product
 from edgeprune.sites.flow import Dims, Flow, Sizes, describe, literals, rule
 
 
@@ -29,18 +30,37 @@ def _keep(flow: Flow, node: fx.Node) -> Dims:
     return tuple(dim for i, dim in enumerate(dims) if i not in gone)
 
 
-@rule(ATEN.sum)
+@rule(ATEN.sum, ATEN.mean)
 def summed(flow: Flow, node: fx.Node) -> Dims:
-    """A sum does not notice a removed term that was 0."""
+    """A sum does not notice a removed term that was 0; surgery keeps what a mean divides by."""
     return _keep(flow, node)
 
 
-@rule(ATEN.mean, ATEN.amax, ATEN.amin, ATEN.var, ATEN.prod, ATEN.all, ATEN.any)
-def counted(flow: Flow, node: fx.Node) -> Dims:
-    """A mean or maximum notices how many there are: what it runs over cannot be cut exactly."""
+@rule(ATEN.var)
+def spread(flow: Flow, node: fx.Node) -> Dims:
+    """A variance is taken about the mean of what is left: cutting it is not exact."""
+    for dim in reduced(node):
+        flow.of(node.args[0])[dim].disturb(f"{describe(node)} runs over it")
+    return _keep(flow, node)
+
+
+@rule(ATEN.amax, ATEN.amin, ATEN.prod, ATEN.all, ATEN.any)
+def extreme(flow: Flow, node: fx.Node) -> Dims:
+    """A maximum or product notices a removed term that was 0."""
     for dim in reduced(node):
         flow.of(node.args[0])[dim].freeze(f"{describe(node)} runs over it")
     return _keep(flow, node)
+
+
+@rule(ATEN.max.dim, ATEN.min.dim)
+def extremes(flow: Flow, node: fx.Node) -> list[Dims]:
+    """The largest or smallest entries along one dimension, and which they were."""
+    dims = list(flow.of(node.args[0]))
+    axis, keep = (*node.args[1:], False)[:2]
+    assert isinstance(axis, int)
+    dims[axis].freeze(f"{describe(node)} runs over it")
+    dims[axis : axis + 1 or None] = [Dim(1)] if keep else []
+    return [tuple(dims)] * 2
 
 
 @rule(ATEN.softmax, ATEN._softmax, ATEN.log_softmax, ATEN.cumsum)
@@ -51,12 +71,13 @@ def normalised_along(flow: Flow, node: fx.Node) -> Dims:
     return dims
 
 
-@rule(ATEN.layer_norm, ATEN.rms_norm)
+@rule(ATEN.layer_norm)
 def layer_norm(flow: Flow, node: fx.Node) -> Dims:
-    """Normalises over the last dimensions: cutting them is not exact."""
+    """Subtracts the mean of what is left: cutting what it normalises over is not exact."""
     dims = flow.of(node.args[0])
     last = dims[len(dims) - len(node.args[1]) :]
-    flow.freeze(last, f"{describe(node)} normalises over it")
+    for dim in last:
+        dim.disturb(f"{describe(node)} normalises over it")
     for weight in node.args[2:4]:
         for mine, theirs in zip(flow.of(weight), last, strict=False):
             flow.tie(mine, theirs, node)
@@ -73,7 +94,46 @@ def batch_norm(flow: Flow, node: fx.Node) -> Dims:
     return dims
 
 
-@literals(ATEN.layer_norm, ATEN.rms_norm)
+@rule(ATEN.instance_norm)
+def instance_norm(flow: Flow, node: fx.Node) -> Dims:
+    """Each channel by itself, over its space."""
+    dims = batch_norm(flow, node)
+    flow.freeze(dims[2:], f"{describe(node)} normalises over it")
+    return dims
+
+
+@rule(ATEN.group_norm)
+def group_norm(flow: Flow, node: fx.Node) -> Dims:
+    """Whole groups may leave; within a group, as over space, cutting is not exact."""
+    dims = flow.of(node.args[0])
+    groups = Dim(_group_count(node))
+    within = Dim(dims[1].size // groups.size)
+    flow.tie(dims[1], product([d for d in (groups, within) if d.size > 1] or [groups]), node)
+    flow.freeze((within, *dims[2:]), f"{describe(node)} normalises over it")
+    if groups.size < dims[1].size:
+        flow.role("groups", groups)
+    for tensor in node.args[2:4]:
+        for dim in flow.of(tensor):
+            flow.tie(dim, dims[1], node)
+    return dims
+
+
+@literals(ATEN.group_norm)
+def group_norm_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
+    """As many groups as are left; none got smaller."""
+    within = shape(node)[1] // _group_count(node)
+    channels = sizes(node)[1]
+    assert channels is not None
+    return (node.args[0], channels // within, *node.args[2:])
+
+
+def _group_count(node: fx.Node) -> int:
+    count = node.args[1]
+    assert isinstance(count, int)
+    return count
+
+
+@literals(ATEN.layer_norm)
 def layer_norm_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """``normalized_shape`` is the tail of the input's shape."""
     tail = list(sizes(node)[-len(node.args[1]) :])

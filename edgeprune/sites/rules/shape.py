@@ -37,8 +37,14 @@ def expand_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
 
 
 def _sizes(given: Any, new: tuple[int | None, ...]) -> list[Any]:
-    symbolic = [each if _is_batch(each) else -1 for each in given]
-    return [old if size is None else size for old, size in zip(symbolic, new, strict=True)]
+    return [
+        _symbolic(old) if size is None or isinstance(old, fx.Node) else size
+        for old, size in zip(given, new, strict=True)
+    ]
+
+
+def _symbolic(size: Any) -> Any:
+    return size if _is_batch(size) else -1
 
 
 def _is_batch(size: Any) -> bool:
@@ -94,9 +100,9 @@ def sliced(flow: Flow, node: fx.Node) -> Dims:
 @literals(ATEN.slice)
 def slice_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """A slice that starts at 0 ends at its new size; one that ends at the end starts before it."""
-    axis, start, end, _ = slice_arguments(node)
+    axis, start, end, step = slice_arguments(node)
     before, after = sizes(node.args[0])[axis], sizes(node)[axis]
-    if before is None or after is None:
+    if step != 1 or before is None or after is None:
         return node.args
     if not start:
         return (node.args[0], axis, 0, after)

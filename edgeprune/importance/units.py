@@ -1,0 +1,206 @@
+"""What criteria ask about units: their weights, their values, what is made of them, who goes first.
+
+A unit's own weights compute it; reading weights use it up. Its values are what its readers read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from edgeprune.importance.evidence import Evidence
+from edgeprune.program.graph import ATEN, get_attribute, is_call
+from edgeprune.sites import Site, Sites
+from edgeprune.sites.atoms import Dim, unit_numbers
+from edgeprune.surgery.gates import readers
+
+
+def weight_rows(sites: Sites, site: Site) -> Iterator[tuple[str, Tensor]]:
+    """(path, [units, entries]) of every parameter that leaves with the units; no statistics."""
+    atom = sites.atoms[site.name]
+    for path, axis in site.weights:
+        tensor = get_attribute(sites.program.module, path)
+        if isinstance(tensor, torch.nn.Parameter):
+            rows = by_unit(tensor.detach(), axis, sites.flow.tensors[path][axis], atom)
+            yield path, rows.double().flatten(1)
+
+
+def own_rows(sites: Sites, site: Site) -> Iterator[tuple[str, Tensor]]:
+    """(path, [units, entries]) of the parameters that compute the units."""
+    reading = {
+        str(source.target)
+        for reader, _ in readers(sites, sites.atoms[site.name])
+        for source in reader.all_input_nodes
+        if source.op == "get_attr"
+    }
+    return ((path, rows) for path, rows in weight_rows(sites, site) if path not in reading)
+
+
+def sources(sites: Sites, site: Site) -> list[fx.Node]:
+    """What the readers of the site read, each once."""
+    return list(dict.fromkeys(source for _, source in readers(sites, sites.atoms[site.name])))
+
+
+def has_values(evidence: Evidence, site: Site) -> bool:
+    """Whether something reads the units while the program runs."""
+    return bool(sources(evidence.sites, site))
+
+
+def unit_values(
+    evidence: Evidence, site: Site, nodes: Sequence[fx.Node] | None = None
+) -> Iterator[tuple[Tensor, ...]]:
+    """The units' values, batch by batch.
+
+    Args:
+        evidence: the data.
+        site: whose units.
+        nodes: where to look; None: all that its readers read.
+
+    Returns:
+        For each node [examples, units, places, width]: places are tokens or pixels, width is what
+        a unit has in the dimension it lies in, such as a head's.
+    """
+    flow, atom = evidence.sites.flow, evidence.sites.atoms[site.name]
+    nodes = sources(evidence.sites, site) if nodes is None else nodes
+    for values in evidence.values(nodes):
+        yield tuple(
+            _arranged(x, flow.of(node), atom, flow.batch)
+            for x, node in zip(values, nodes, strict=True)
+        )
+
+
+def by_unit(x: Tensor, axis: int, dim: Dim, atom: Dim) -> Tensor:
+    """A tensor with ``dim`` at ``axis`` as [units, width, ...the other dimensions]."""
+    numbers = torch.tensor(unit_numbers(dim, atom))
+    order = numbers.argsort(stable=True)[int((numbers < 0).sum()) :]
+    units = int(numbers.max()) + 1
+    return x.movedim(axis, 0).index_select(0, order).unflatten(0, (units, -1))
+
+
+def _arranged(x: Tensor, dims: Sequence[Dim], atom: Dim, batch: Dim) -> Tensor:
+    own = next(axis for axis, dim in enumerate(dims) if dim.contains(atom))
+    x = by_unit(x, own, dims[own], atom)  # [units, width, ...]
+    rest = [dim for axis, dim in enumerate(dims) if axis != own]
+    where = next((axis for axis, dim in enumerate(rest) if dim.contains(batch)), None)
+    if where is None:
+        x = x[None]
+    else:
+        leaves = list(rest[where].leaves())
+        before = math.prod(leaf.size for leaf in leaves[: leaves.index(batch.root)])
+        after = math.prod(leaf.size for leaf in leaves[leaves.index(batch.root) + 1 :])
+        x = x.unflatten(where + 2, (before, -1, after)).movedim(where + 3, 0)
+    return x.flatten(3).transpose(2, 3) if x.dim() > 3 else x.unsqueeze(2)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear map or a convolution that reads units, as a matrix.
+
+    Attributes:
+        node: the call.
+        weight: [out, columns]; a convolution's columns are its patches'.
+        unit_of: [columns], the unit of each; -1 for none.
+        gram: second moments of the columns over all calibration data, [columns, columns].
+    """
+
+    node: fx.Node
+    weight: Tensor
+    unit_of: Tensor
+    gram: Tensor
+
+    def moments(self, units: int) -> Tensor:
+        """Sum over the data of <W_u x_u, W_v x_v>: [units, units], what units add to the output."""
+        weight = self.weight.double()
+        own = functional.one_hot(self.unit_of + 1, units + 1)[:, 1:].double()
+        return own.T @ ((weight.T @ weight) * self.gram) @ own
+
+
+def matrices(evidence: Evidence, site: Site) -> list[Matrix]:
+    """All that read the site, as matrices; call where :func:`read_by_matrices`."""
+    sites, atom = evidence.sites, evidence.sites.atoms[site.name]
+    found = list(readers(sites, atom))
+    grams: list[Tensor | float] = [0.0] * len(found)
+    for values in evidence.values([source for _, source in found]):
+        for i, (x, (node, _)) in enumerate(zip(values, found, strict=True)):
+            rows = _columns(node, x).double()
+            grams[i] = grams[i] + rows.T @ rows
+    result = []
+    for (node, source), gram in zip(found, grams, strict=True):
+        weight = get_attribute(sites.program.module, str(node.args[1].target)).detach().flatten(1)
+        dim = sites.flow.of(source)[-1 if is_call(node, ATEN.linear) else 1]
+        numbers = torch.tensor(unit_numbers(dim, atom))
+        unit_of = numbers.repeat_interleave(weight.shape[1] // len(numbers))
+        assert isinstance(gram, Tensor)
+        result.append(Matrix(node, weight, unit_of, gram))
+    return result
+
+
+def read_by_matrices(evidence: Evidence, site: Site) -> bool:
+    """Whether all that read the site are linear maps and ungrouped convolutions."""
+    found = list(readers(evidence.sites, evidence.sites.atoms[site.name]))
+    return bool(found) and all(_is_matrix(node, source) for node, source in found)
+
+
+def _is_matrix(node: fx.Node, source: fx.Node) -> bool:
+    if not is_call(node, ATEN.linear, ATEN.conv1d, ATEN.conv2d) or node.args[0] is not source:
+        return False
+    groups = node.args[6] if len(node.args) > 6 else 1
+    slides = [*node.args[3:6]] if not is_call(node, ATEN.linear) else []
+    plain = not any(isinstance(each, str) for each in slides)
+    return (
+        plain
+        and groups == 1
+        and isinstance(node.args[1], fx.Node)
+        and (node.args[1].op == "get_attr")
+    )
+
+
+def _columns(node: fx.Node, x: Tensor) -> Tensor:
+    """What the matrix reads: [rows, columns]."""
+    if is_call(node, ATEN.linear):
+        return x.flatten(0, -2)
+    kernel = tuple(node.args[1].meta["val"].shape[2:])
+    stride, padding, dilation = (
+        tuple(node.args[i]) if len(node.args) > i else (default,) * len(kernel)
+        for i, default in ((3, 1), (4, 0), (5, 1))
+    )
+    if len(kernel) == 1:  # unfold knows two dimensions only
+        x, kernel, stride = x.unsqueeze(2), (1, *kernel), (1, *stride)
+        padding, dilation = (0, *padding), (1, *dilation)
+    patches = functional.unfold(x, kernel, dilation, padding, stride)
+    return patches.transpose(1, 2).flatten(0, 1)
+
+
+def steps(order: Sequence[int] | Tensor) -> Tensor:
+    """Scores of units that leave in this order: the step at which each goes, [units]."""
+    order = torch.as_tensor(order)
+    scores = torch.empty(len(order))
+    scores[order] = torch.arange(len(order), dtype=torch.float32)
+    return scores
+
+
+def redundancy_order(likeness: Tensor) -> list[int]:
+    """Units in the order in which the most alike pair is parted, step by step.
+
+    Of the pair, the one more like all others that are left goes.
+
+    Args:
+        likeness: [units, units], symmetric; the diagonal does not count.
+    """
+    alike = likeness.clone().double().fill_diagonal_(-math.inf)
+    total = likeness.double().sum(1) - likeness.double().diagonal()
+    order: list[int] = []
+    while len(order) < len(alike) - 1:
+        pair = divmod(int(alike.argmax()), len(alike))
+        gone = max(pair, key=lambda unit: float(total[unit]))
+        order.append(gone)
+        total -= likeness[:, gone]
+        alike[gone] = -math.inf
+        alike[:, gone] = -math.inf
+    left = set(range(len(alike))) - set(order)
+    return [*order, *left]
