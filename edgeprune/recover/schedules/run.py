@@ -63,10 +63,11 @@ def run_schedule(
     course = Course(sites, target, batches, train, rounds, criterion)
     SCHEDULES.named(schedule)(course)
     program = course.program
-    if target.tokens:
+    lengths = {"tokens": target.tokens, "merge": target.merge, "length": target.length}
+    if target.tokens or target.length:
         now = find_sites(program)
-        program = refit(now, Plan(program.fingerprint, tokens=target.tokens), batches)
-    plan = replace(course.plan, tokens=target.tokens)
+        program = refit(now, Plan(program.fingerprint, **lengths), batches)
+    plan = replace(course.plan, **lengths)
     return Scheduled(program, plan, tuple(course.log))
 
 
