@@ -31,7 +31,7 @@ def merging(name: str, *tokens: int, drops: int | None = None, dtype: torch.dtyp
     found = sites(name, dtype)
     names = [stream.name for stream in found.streams][: len(tokens)]
     merge = frozenset(each for i, each in enumerate(names) if i != drops)
-    return Plan(found.program.fingerprint, {}, dict(zip(names, tokens, strict=True)), merge)
+    return Plan(found.program.fingerprint, {}, dict(zip(names, tokens, strict=True)), merge=merge)
 
 
 def agrees(name: str, plan: Plan, dtype: torch.dtype, seed: int) -> bool:

@@ -63,11 +63,11 @@ def run_schedule(
     course = Course(sites, target, batches, train, rounds, criterion)
     SCHEDULES.named(schedule)(course)
     program = course.program
-    lengths = {"tokens": target.tokens, "merge": target.merge, "length": target.length}
-    if target.tokens or target.length:
-        now = find_sites(program)
-        program = refit(now, Plan(program.fingerprint, **lengths), batches)
-    plan = replace(course.plan, **lengths)
+    tokens, merge, length = target.tokens, target.merge, target.length
+    if tokens or length:
+        last = Plan(program.fingerprint, tokens=tokens, merge=merge, length=length)
+        program = refit(find_sites(program), last, batches)
+    plan = replace(course.plan, tokens=tokens, merge=merge, length=length)
     return Scheduled(program, plan, tuple(course.log))
 
 
