@@ -171,6 +171,7 @@ def test_lengths_belong_under_their_own_field() -> None:
 
 def runs(slim: Program, path: Path) -> tuple[Tensor, Tensor]:
     artifact = lower(slim, path, Lowering())
+    assert [each.shape[1:] for each in artifact.inputs] == [slim.example_inputs[0].shape[1:]]
     one = tuple(each[:1] for each in slim.example_inputs)
     (got,) = load(artifact.path)(*one)
     return torch.as_tensor(got), slim(*one)
