@@ -146,8 +146,9 @@ def _proved(planned: Planned, settings: Settings, stages: Stages) -> _Proved:
             other = solve_again_stage(stages, planned, artifact, timing, settings)
             if other is None:
                 verdict = validate_stage(stages, planned, slim, artifact, timing, settings)
-                lowered = {"dense": planned.dense, "pruned": artifact}
-                operators = operators_of(search.device, search.sites.program, lowered)
+                dense = (search.sites.program, planned.dense)
+                lowered = {"dense": dense, "pruned": (slim, artifact)}
+                operators = operators_of(search.device, lowered)
                 return _Proved(planned, distilled, artifact, verdict, operators)
         planned = other
 

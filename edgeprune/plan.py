@@ -12,6 +12,7 @@ from edgeprune.errors import InputError
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.atoms import positions
 from edgeprune.sites.inputs import sizes_at
+from edgeprune.sites.length import hides_pairs
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,11 @@ def check_plan(plan: Plan, sites: Sites) -> None:
             _check_tokens(sites.get(stream.name), keep, before)
             left[stream.tokens] = keep
             _check_ranked(plan, stream.name, stream.residual.name, stream.residual.layer)
+    for stream in sites.streams:
+        if stream.name in plan.merge:
+            _check_merge(plan, sites.get(stream.name), hides_pairs(sites.flow, stream))
+    for name in plan.merge - plan.tokens.keys():
+        raise InputError(f"plan: merges at '{name}', but keeps no number of tokens there")
     for name in plan.tokens:
         if sites.get(name).axis != "tokens":
             raise InputError(f"plan: '{name}' is no tokens site, but the plan keeps tokens there")
@@ -196,6 +202,20 @@ def _check_length(sites: Sites, name: str, size: int) -> None:
         sizes_at(sites.flow, sites.lengths[name], size)
     except InputError as error:
         raise InputError(f"plan: '{name}' at {size}: {error}") from error
+
+
+def _check_merge(plan: Plan, site: Site, causal: bool) -> None:
+    if causal:
+        raise InputError(
+            f"plan: '{site.name}' cannot merge tokens: its attention hides some from others, and "
+            "an average of both would tell. Drop them there."
+        )
+    keep = plan.tokens.get(site.name, site.units)
+    if keep <= len(site.pinned):
+        raise InputError(
+            f"plan: '{site.name}' keeps {keep} tokens, all pinned, but merges the others into "
+            f"those that are not. Keep more than {len(site.pinned)}."
+        )
 
 
 def _check_ranked(plan: Plan, name: str, *removable: str) -> None:

@@ -19,8 +19,17 @@ from edgeprune.surgery import apply
 
 names = st.text(min_size=1, max_size=8)
 units = st.sets(st.integers(0, 20)).map(lambda found: tuple(sorted(found)))
-numbers = st.dictionaries(names, st.integers(1, 99))
-some_plans = st.builds(Plan, names, st.dictionaries(names, units), numbers, numbers, numbers)
+sizes = st.dictionaries(names, st.integers(1, 99))
+some_plans = st.builds(
+    Plan,
+    names,
+    st.dictionaries(names, units),
+    sizes,
+    rank=sizes,
+    fallback=sizes,
+    merge=st.frozensets(names),
+    length=sizes,
+)
 
 
 @given(plan=some_plans)
@@ -38,7 +47,12 @@ def test_the_order_of_sites_does_not_matter_but_what_is_kept_does() -> None:
     two = Plan("p", {"b": (1, 2), "a": (0,)}, {"u": 2, "t": 3})
     assert one.hash == two.hash
     others = [Plan("q", one.kept, one.tokens), Plan("p", {"a": (0,)}, one.tokens), Plan("p")]
-    assert len({one.hash, *(each.hash for each in others)}) == 4
+    others += [replace(one, merge=frozenset("t")), replace(one, length={"x": 8})]
+    assert len({one.hash, *(each.hash for each in others)}) == 6
+
+
+def test_what_a_plan_does_not_use_is_not_in_its_text() -> None:
+    assert set(Plan("p").to_json()) == {"program", "kept", "tokens"}
 
 
 def test_part_of_a_plan_is_about_the_named_sites_only() -> None:
@@ -54,6 +68,13 @@ def test_a_plan_without_ranks_is_written_and_hashed_as_before_there_were_any() -
     assert replace(plan, fallback={"a": 0}).hash != plan.hash
 
 
+def test_part_of_a_plan_has_its_merges_and_lengths() -> None:
+    plan = Plan("p", {"a": (0,), "b": ()}, {"t": 3}, merge=frozenset("t"), length={"x": 8})
+    part = Plan("p", {"a": (0,)}, {"t": 3}, merge=frozenset("t"))
+    assert plan.only("a", "t", "elsewhere") == part
+    assert plan.only("x") == Plan("p", length={"x": 8})
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -67,6 +88,9 @@ def test_a_plan_without_ranks_is_written_and_hashed_as_before_there_were_any() -
         {"tokens": {"t": 2.5}},
         {"rank": {"r": 1.5}},
         {"fallback": {"a": [0]}},
+        {"merge": "t"},
+        {"merge": [1]},
+        {"length": {"x": "small"}},
         {"program": None},
     ],
 )

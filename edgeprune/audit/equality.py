@@ -69,7 +69,8 @@ def maskable(sites: Sites, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     closing = {layer.name for layer in sites.layers if _ends_in_a_norm(layer.sublayers)}
     left_out = [name for name in plan.kept if name in closing or not sites.get(name).exact]
     kept = {name: units for name, units in plan.kept.items() if name not in left_out}
-    return replace(plan, kept=kept, tokens={}), (*left_out, *plan.tokens)
+    rest = replace(plan, kept=kept, tokens={}, merge=frozenset(), length={})
+    return rest, (*left_out, *plan.tokens, *plan.length)
 
 
 def in_double(program: Program) -> Program:

@@ -73,7 +73,9 @@ def validate(
         timing, bounds = None, _bounds_of(before, job.budget)
         if at_hand is not None:
             example = dense.example_inputs
-            timing = check_latency(artifact, at_hand, dense_file, example, memory=True)
+            timing = check_latency(
+                artifact, at_hand, dense_file, example, fit=slim.fit, memory=True
+            )
             bounds = timing.resolve(asked or job.budget)
         verdict = check(
             artifact,
@@ -87,7 +89,7 @@ def validate(
             runtime=at_hand or (opened.enter_context(connect("local")) if here else None),
         )
         if tflite_runtime:
-            verdict = with_tflite_runtime(verdict, artifact, job.task.calibration())
+            verdict = with_tflite_runtime(verdict, artifact, map(slim.fit, calibration))
     verdict.write(folder)
     _say(verdict, folder)
     return Outcome(verdict.to_json(), verdict.exit_code)

@@ -105,7 +105,7 @@ def lower(
     """
     started = time.perf_counter()
     out = checked_name(out, lowering)
-    given = calibration or (program.example_inputs,)
+    given = tuple(map(program.fit, calibration)) or (program.example_inputs,)
     lowered = lower_graph(*static_graph(program), lowering, given)
     files.write_bytes(out, lowered.data)
     portable = None

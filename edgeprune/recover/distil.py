@@ -218,6 +218,7 @@ class _Trainer:
 
     def __init__(self, slim: Program, teacher: _Teacher, learning_rate: float) -> None:
         self.module = copy.deepcopy(slim.module)
+        self._fit = slim.fit
         self.total = 0
         self.step = 0
         self.seconds = 0.0
@@ -244,7 +245,7 @@ class _Trainer:
         """One optimiser step on ``batch``; returns its loss."""
         started = time.monotonic()
         targets = self._teacher.targets(batch)
-        loss = self._teacher.loss(self.module(*batch), targets)
+        loss = self._teacher.loss(self.module(*self._fit(batch)), targets)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)

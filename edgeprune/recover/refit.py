@@ -70,7 +70,7 @@ class _Refit:
         self._program = walked
         self._norms = batch_norms(walked.module)
         self._before = _dense_moments(sites.program, self._norms, batches)
-        self._walk = Walk(walked.module, batches)
+        self._walk = Walk(walked.module, [walked.fit(batch) for batch in batches])
 
     def run(self, order: Sequence[tuple[Reader, list[str]]]) -> dict[str, Tensor]:
         """Path -> the new tensor, in the dense program's shape."""

@@ -86,7 +86,7 @@ def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
     entries: dict[fx.Node, fx.Node] = {}
     for add in calls(module.graph, ATEN.add):
         for entry, branch in _operand_pairs(add):
-            stream = _read_by(branch, entry, entries)
+            stream = _read_by(branch, entry, entries, order)
             nodes = _closed_branch(stream, branch, add, order)
             if nodes and any(_weights(nodes)) and entries.keys().isdisjoint(nodes):
                 name = _name(module, nodes, taken)
@@ -155,11 +155,12 @@ def _operand_pairs(add: fx.Node) -> Iterable[tuple[fx.Node, fx.Node]]:
         yield two, one
 
 
-def _read_by(branch: fx.Node, entry: fx.Node, sums: dict[fx.Node, fx.Node]) -> fx.Node:
+def _read_by(
+    branch: fx.Node, entry: fx.Node, sums: dict[fx.Node, fx.Node], order: dict[fx.Node, int]
+) -> fx.Node:
     """The stream that a branch reads: ``entry``, or before the branches that run beside it."""
-    before = ancestors(branch)
     stream = entry
-    while stream not in before and stream in sums:
+    while stream in sums and not between(stream, branch, order):
         stream = sums[stream]
     return stream
 

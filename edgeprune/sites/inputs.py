@@ -38,6 +38,9 @@ RESAMPLING = (
 SLIDING = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *ADAPTIVE, *RESAMPLING)
 """Each makes a dimension of its own from every spatial one that it reads."""
 
+STEPS_TRIED = 1024
+"""A recording's samples may be many, and no operator moves on by more at once."""
+
 ALIKE = (
     *(ATEN.to, ATEN._to_copy, ATEN.where, ATEN.masked_fill, ATEN.expand_as, ATEN.detach),
     *(ATEN.linear, ATEN.addmm, ATEN.matmul, ATEN.mm, ATEN.bmm, ATEN.scaled_dot_product_attention),
@@ -254,7 +257,7 @@ def _length(flow: Flow, group: tuple[_Reach, ...], name: str) -> InputLength | N
 def _step(flow: Flow, length: InputLength) -> tuple[int, str | None]:
     """The smallest step down that is possible, or what forbids even the first."""
     first: str | None = None
-    for size in range(length.size - 1, 0, -1):
+    for size in range(length.size - 1, max(0, length.size - 1 - STEPS_TRIED), -1):
         try:
             sizes_at(flow, length, size)
         except InputError as error:

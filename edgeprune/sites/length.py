@@ -8,7 +8,7 @@ from itertools import chain
 
 from torch import fx
 
-from edgeprune.program.graph import ATEN, is_call, value
+from edgeprune.program.graph import ATEN, MASKED, ancestors, get_attribute, is_call, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import Flow, describe
@@ -59,6 +59,19 @@ def find_token_streams(flow: Flow, residuals: tuple[Residual, ...]) -> tuple[Tok
                     TokenStream(name, residual, attention, queries, tuple(sorted(pinned)), why_not)
                 )
     return tuple(streams)
+
+
+def hides_pairs(flow: Flow, stream: TokenStream) -> bool:
+    """Whether the attention has a fixed mask of its own for pairs of tokens, as a causal one."""
+    mask = stream.attention.args[3] if len(stream.attention.args) > 3 else None
+    if not isinstance(mask, fx.Node):
+        return False
+    tables = (node for node in ancestors(mask) if node.op == "get_attr")
+    return any(
+        sum(dim.root is stream.tokens for dim in flow.of(table)) > 1
+        and bool((get_attribute(flow.program.module, str(table.target)) <= MASKED / 2).any())
+        for table in tables
+    )
 
 
 def _name(residual: Residual, taken: set[str]) -> str:

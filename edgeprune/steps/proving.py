@@ -118,14 +118,14 @@ def timing_stage(
 ) -> Timing | None:
     """The finished file and the dense one, measured in turns; None without a device."""
     search, dense = planned.search, planned.dense
-    device = search.device
+    device, example = search.device, search.sites.program.example_inputs
     if device is None:
         return None
     state = device.state()
     key = (artifact.sha256, dense.sha256, device.name, state.cpu_model, state.threads)
     return stages.keep(
         stages.path("timing", *key, suffix=".json"),
-        lambda: check_latency(artifact, device, dense, slim.example_inputs, memory=True),
+        lambda: check_latency(artifact, device, dense, example, fit=slim.fit, memory=True),
         lambda timing, path: files.write_json(path, "timing", timing.to_json()),
         lambda path: Timing.from_json(files.read_json(path, "timing")),
     )
@@ -217,13 +217,12 @@ def validate_stage(
 
 
 def operators_of(
-    device: Device | None, program: Program, artifacts: dict[str, Artifact]
+    device: Device | None, lowered: dict[str, tuple[Program, Artifact]]
 ) -> dict[str, Sequence[OperatorTime]]:
-    """Time per operator of each file; none without a device."""
+    """Time per operator of each program's file; none without a device."""
     if device is None:
         return {}
-    example = example_of(program)
     return {
-        name: device.profile(Workload(name, artifact.path, example))
-        for name, artifact in artifacts.items()
+        name: device.profile(Workload(name, artifact.path, example_of(program)))
+        for name, (program, artifact) in lowered.items()
     }

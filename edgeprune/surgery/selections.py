@@ -26,6 +26,7 @@ STEEP = 1e30
 # A mask entry times this, plus 1, is below 0; a learned bias stays next to 1.
 OPEN = 1e-6
 PLACES = re.compile(r"select_\d+_\d+_of_\d+\.places")
+MERGES = re.compile(r"select_\d+_\d+_of_\d+\.earlier_kept")
 
 
 class Selection:
@@ -46,14 +47,13 @@ class Selection:
         self.dtype = dtype
 
     def scores(
-        self, probabilities: fx.Node, mask: fx.Node | None, pinned: tuple[int, ...]
+        self, probabilities: fx.Node, real: fx.Node | None, pinned: tuple[int, ...]
     ) -> fx.Node:
         """Attention received from real tokens, with padding below and pinned tokens above all."""
         emit = self.draft.emit
-        if mask is None:
+        if real is None:
             received = emit(ATEN.sum.dim_IntList, probabilities, [1, 2])
         else:
-            real = self._real(mask)
             weights = emit(ATEN.unsqueeze.default, emit(ATEN.unsqueeze.default, real, 1), 1)
             rows = emit(ATEN.matmul.default, weights, probabilities)
             received = emit(ATEN.sum.dim_IntList, rows, [1, 2])
@@ -62,11 +62,11 @@ class Selection:
         if pinned:
             bonus = torch.zeros(1, self.size)
             bonus[0, list(pinned)] = PINNED
-            received = emit(ATEN.add.Tensor, received, self._constant("pinned", bonus))
+            received = emit(ATEN.add.Tensor, received, self.constant("pinned", bonus))
         # Training must not follow the scores: through STEEP their gradients would be infinite.
         return emit(ATEN.detach.default, received)
 
-    def _real(self, mask: fx.Node) -> fx.Node:
+    def real(self, mask: fx.Node) -> fx.Node:
         """1 for every token that some query may attend to, else 0: [batch, tokens]."""
         emit = self.draft.emit
         for _ in range(4 - len(shape(mask))):  # a table [tokens, tokens]
@@ -85,18 +85,19 @@ class Selection:
             sign = emit(ATEN.clamp.default, emit(ATEN.mul.Tensor, sign, STEEP), -1.0, 1.0)
         better = emit(ATEN.clamp.default, sign, 0.0, 1.0)
         tied = emit(ATEN.rsub.Scalar, emit(ATEN.mul.Tensor, sign, sign), 1.0)
-        before = self._constant("earlier", earlier)
+        before = self.constant("earlier", earlier)
         beats = emit(ATEN.add.Tensor, better, emit(ATEN.mul.Tensor, tied, before))
         rank = emit(ATEN.sum.dim_IntList, beats, [-1], True)
         kept = emit(ATEN.clamp.default, emit(ATEN.rsub.Scalar, rank, self.keep), 0.0, 1.0)
         place = emit(ATEN.matmul.default, before, kept)
-        places = self._constant("places", torch.arange(self.keep)[None, None])
+        places = self.constant("places", torch.arange(self.keep)[None, None])
         distance = emit(ATEN.abs.default, emit(ATEN.sub.Tensor, place, places))
         near = emit(ATEN.clamp.default, emit(ATEN.rsub.Scalar, distance, 1.0), 0.0, 1.0)
         columns = emit(ATEN.mul.Tensor, near, kept)
         return emit(ATEN.transpose.int, columns, 1, 2)
 
-    def _constant(self, what: str, tensor: torch.Tensor) -> fx.Node:
+    def constant(self, what: str, tensor: torch.Tensor) -> fx.Node:
+        """A buffer of the selection's own, and a node that reads it."""
         return self.draft.buffer(f"{self.name}.{what}", tensor.to(self.dtype))
 
 
@@ -116,6 +117,11 @@ def find_columns(graph: fx.Graph) -> list[fx.Node]:
     constants = [n for n in graph.nodes if n.op == "get_attr" and PLACES.search(str(n.target))]
     used = {distance for constant in constants for distance in constant.users}
     return [_downward(n, ATEN.mul.Tensor) for n in graph.nodes if n in used]
+
+
+def find_merges(graph: fx.Graph) -> list[fx.Node]:
+    """The constants by which a merging selection is recognised."""
+    return [n for n in graph.nodes if n.op == "get_attr" and MERGES.search(str(n.target))]
 
 
 def scores_of(selection: fx.Node) -> fx.Node:

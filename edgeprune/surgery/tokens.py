@@ -2,31 +2,46 @@
 
 A token's score is the attention it receives from real tokens, summed over heads. The selection is
 a one-hot matrix [kept, tokens]; every tensor that carries tokens is multiplied by it once.
+
+Where the others are merged, activations are multiplied by an averaging matrix instead. From then on
+a token weighs as many as it stands for: in attention (its size's logarithm is added to the mask),
+and in sums and means over tokens.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
 from edgeprune.plan import Plan
-from edgeprune.program.graph import ATEN, shape, value
+from edgeprune.program.graph import ATEN, ancestors, get_attribute, is_call, shape, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.length import TokenStream
+from edgeprune.sites.rules.reduction import reduced
 from edgeprune.surgery.draft import Draft, is_float
+from edgeprune.surgery.merging import Merge
 from edgeprune.surgery.selections import Selection
 
 
 class Stage(NamedTuple):
-    """One selection: how many tokens it leaves, its one-hot matrix [batch, kept, tokens], and the
-    residual sum it selects from."""
+    """One selection.
+
+    Attributes:
+        keep: how many tokens it leaves.
+        selection: its one-hot matrix [batch, kept, tokens].
+        source: the residual sum that it selects from.
+        matrix: what activations are multiplied by: ``selection``, or an average of tokens.
+        sizes: how many tokens each kept one stands for, [batch, kept]; None: all for themselves.
+    """
 
     keep: int
     selection: fx.Node
     source: fx.Node
+    matrix: fx.Node
+    sizes: fx.Node | None
 
 
 def cut_tokens(draft: Draft, plan: Plan) -> None:
@@ -50,6 +65,8 @@ class _TokenCut:
         self.stage: dict[fx.Node, int] = {}
         self.renewed: dict[tuple[fx.Node, int], fx.Node] = {}
         self.depends: dict[fx.Node, bool] = {}
+        self.unweighed: dict[fx.Node, Any] = {}
+        self.log_sizes: dict[int, fx.Node] = {}
 
     def run(self, streams: list[TokenStream]) -> None:
         points = {self.draft.copies[s.residual.add]: s for s in streams}
@@ -76,6 +93,7 @@ class _TokenCut:
         with graph.inserting_before(node):
             for source in node.all_input_nodes:
                 node.replace_input_with(source, self._renew(source, stage))
+            self._weigh(node, stage)
 
     def _note(self, node: fx.Node, stage: int) -> None:
         self.stage[node] = stage
@@ -100,8 +118,11 @@ class _TokenCut:
         return self.depends[node]
 
     def _recomputed(self, node: fx.Node, stage: int) -> fx.Node:
-        copy = self.draft.module.graph.node_copy(node, lambda n: self._renew(n, stage))
+        graph = self.draft.module.graph
+        copy = graph.node_copy(node, lambda n: self._renew(n, stage))
         self._remember(copy, node, stage)
+        with graph.inserting_before(copy):
+            self._weigh(copy, stage)
         return copy
 
     def _remember(self, new: fx.Node, old: fx.Node, stage: int) -> None:
@@ -115,10 +136,12 @@ class _TokenCut:
         if not axes or not (is_float(node) or node.op in ("placeholder", "get_attr")):
             return None
         source = self._renew(node, stage - 1) if stage > 1 else node
+        made_by = self.stages[stage - 1]
+        matrix = made_by.matrix if _is_activation(node) else made_by.selection
         emit = self.draft.emit
         result = source if is_float(node) else emit(ATEN.to.dtype, source, self._dtype(stage))
         for axis in axes:
-            result = self._gather(result, axis - len(shape(node)), len(shape(node)), stage)
+            result = self._gather(result, axis - len(shape(node)), len(shape(node)), matrix)
         if not is_float(node):
             kind = value(node)
             assert kind is not None
@@ -132,10 +155,9 @@ class _TokenCut:
         assert found is not None
         return found.dtype
 
-    def _gather(self, x: fx.Node, axis: int, rank: int, stage: int) -> fx.Node:
-        """Multiply dimension ``axis`` (from the right) of ``x`` by the stage's one-hot matrix."""
+    def _gather(self, x: fx.Node, axis: int, rank: int, selection: fx.Node) -> fx.Node:
+        """Multiply dimension ``axis`` (from the right) of ``x`` by [batch, kept, tokens]."""
         emit = self.draft.emit
-        selection = self.stages[stage - 1].selection
         if rank == 2:  # [batch, tokens]
             column = emit(ATEN.unsqueeze.default, x, -1)
             return emit(ATEN.squeeze.dim, emit(ATEN.matmul.default, selection, column), -1)
@@ -154,16 +176,80 @@ class _TokenCut:
         before = self._now(add)
         keep, size = self.plan.tokens[stream.name], self._size(before)
         readers = list(add.users)
+        attention = draft.copies[stream.attention]
+        keys = attention.args[1]
+        assert isinstance(keys, fx.Node)
         with graph.inserting_before(add.next):
-            probabilities, mask = _write_out(draft, draft.copies[stream.attention])
+            probabilities, mask = _write_out(draft, attention)
+            mask = self.unweighed.get(mask, mask)
             builder = Selection(draft, len(self.stages), size, keep, add.meta["val"].dtype)
-            selection = builder.one_hot(builder.scores(probabilities, mask, stream.pinned))
-            chosen = draft.emit(ATEN.matmul.default, selection, add)
-        self.stages.append(Stage(keep, selection, add))
+            real = builder.real(mask) if isinstance(mask, fx.Node) else None
+            selection = matrix = builder.one_hot(builder.scores(probabilities, real, stream.pinned))
+            sizes = self.stages[before - 1].sizes if before else None
+            if stream.name in self.plan.merge:
+                merge = Merge(draft, builder, selection, real, stream.pinned)
+                matrix, sizes = merge.matrix(keys, sizes)
+            elif sizes is not None:
+                sizes = self._gather(sizes, -1, 2, selection)
+            chosen = draft.emit(ATEN.matmul.default, matrix, add)
+        self.stages.append(Stage(keep, selection, add, matrix, sizes))
         self._remember(chosen, add, len(self.stages))
         for reader in readers:
             reader.replace_input_with(add, chosen)
         draft.stands_for[add] = chosen
+
+    def _weigh(self, node: fx.Node, stage: int) -> None:
+        """Let a reader of several tokens at once weigh each by how many it stands for."""
+        sizes = self.stages[stage - 1].sizes if stage else None
+        if sizes is None:
+            return
+        if is_call(node, ATEN.scaled_dot_product_attention):
+            self._weigh_attention(node, sizes, stage)
+        elif is_call(node, ATEN.sum, ATEN.mean):
+            self._weigh_sum(node, sizes)
+
+    def _weigh_attention(self, node: fx.Node, sizes: fx.Node, stage: int) -> None:
+        """A key that stands for n tokens gets n times the attention: + log n before softmax."""
+        if self.draft.dims(node.args[1])[2].root is not self.tokens:  # type: ignore[arg-type]
+            return
+        emit = self.draft.emit
+        if stage not in self.log_sizes:
+            rows = emit(ATEN.unsqueeze.default, emit(ATEN.log.default, sizes), 1)
+            self.log_sizes[stage] = emit(ATEN.unsqueeze.default, rows, 1)
+        mask = node.args[3] if len(node.args) > 3 else None
+        weighed = self.log_sizes[stage]
+        if isinstance(mask, fx.Node):
+            weighed = emit(ATEN.add.Tensor, mask, weighed)
+        self.unweighed[weighed] = mask
+        node.args = (*node.args[:3], weighed, *node.args[4:])
+
+    def _weigh_sum(self, node: fx.Node, sizes: fx.Node) -> None:
+        """A sum over tokens, or a mean: of all that they stand for."""
+        emit, source = self.draft.emit, node.args[0]
+        assert isinstance(source, fx.Node)
+        dims = self.draft.dims(source)
+        axes = [i for i in reduced(node) if dims[i].root is self.tokens]
+        if not axes:
+            return
+        if is_call(node, ATEN.mean):
+            sizes = emit(ATEN.div.Tensor, sizes, emit(ATEN.mean.dim, sizes, [-1], True))
+        around = [
+            -1 if i == 0 else self._size(self._now(node)) if i in axes else 1
+            for i in range(len(dims))
+        ]
+        factor = emit(ATEN.reshape.default, sizes, around)
+        weighed = emit(ATEN.mul.Tensor, source, factor)
+        node.replace_input_with(source, weighed)
+
+
+def _is_activation(node: fx.Node) -> bool:
+    """Whether weights made it from the inputs: no table, and no mask."""
+    made_from = ancestors(node)
+    module = node.graph.owning_module
+    return any(n.op == "placeholder" for n in made_from) and any(
+        n.op == "get_attr" and isinstance(get_attribute(module, str(n.target)), torch.nn.Parameter)
+        for n in made_from
+    )
 
 
 def _write_out(draft: Draft, call: fx.Node) -> tuple[fx.Node, fx.Node | None]:

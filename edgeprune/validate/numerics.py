@@ -103,7 +103,7 @@ def check_numerics(
         InputError: the file is missing, cut short, or not for this device's runtime.
         EdgepruneError: its outputs are not those of the program at all.
     """
-    inputs = first_examples(batches, examples)
+    inputs = recovered.fit(first_examples(batches, examples))
     with device.predictor(artifact.runnable or artifact.path, signature) as predict:
         outputs = _run(predict, inputs)
     selections: Batch = ()

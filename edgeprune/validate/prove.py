@@ -66,7 +66,12 @@ def validate(
         timing = None
     elif timing is None or timing.pruned.peak_memory_mb is None:
         timing = check_latency(
-            artifact, device, dense.artifact, recovered.example_inputs, memory=True
+            artifact,
+            device,
+            dense.artifact,
+            dense.program.example_inputs,
+            fit=recovered.fit,
+            memory=True,
         )
     checks = list(
         _predicted_checks(artifact, bounds, predicted)
@@ -96,7 +101,7 @@ def _scores(
     artifact: Artifact, device: Device, recovered: Program, dense: Reference, task: Task
 ) -> Scores:
     with device.predictor(artifact.runnable or artifact.path) as predict:
-        file = take_score(task, predict, "lowered file")
+        file = take_score(task, lambda batch: predict(recovered.fit(batch)), "lowered file")
     from_program = take_score(task, _eager(recovered), "recovered program")
     whole = dense.scored or take_score(task, _eager(dense.program), "dense program")
     return compare_scores(task, file, from_program, whole)

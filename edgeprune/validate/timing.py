@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,7 @@ def check_latency(
     dense: Artifact,
     example: Batch,
     *,
+    fit: Callable[[Batch], Batch] = lambda batch: batch,
     rounds: int = ROUNDS,
     memory: bool = False,
 ) -> Timing:
@@ -105,14 +107,15 @@ def check_latency(
 
     Args:
         dense: the uncut model, lowered at the same precision.
-        example: inputs of any batch; the first example is run.
+        example: inputs of the dense file in any batch; the first example is run.
+        fit: of the cut program: what brings them to the pruned file's size.
         memory: also measure peak memory, in processes of their own.
 
     Raises:
         InputError: a file is missing, cut short, or not for this device's runtime.
     """
     row = tuple(each[:1].contiguous() for each in example)
-    loads = [Workload("dense", dense.path, row), Workload("pruned", artifact.path, row)]
+    loads = [Workload("dense", dense.path, row), Workload("pruned", artifact.path, fit(row))]
     measured = device.measure_in_turns(loads, rounds, memory)
     return Timing(measured["pruned"], measured["dense"])
 

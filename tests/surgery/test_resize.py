@@ -102,8 +102,8 @@ def test_points_are_a_part_of_those_given_and_pictures_are_averaged() -> None:
     assert kept[0, 0].tolist() == [1, 4, 7, 10, 13, 16, 19, 22, 25, 28]
     _, picture = lengths.build("picture")
     flat = torch.full((2, 3, 32, 32), 0.25)
-    (small,) = at(find_sites(picture), "picture.resolution", 20).fit((flat,))
-    torch.testing.assert_close(small, torch.full((2, 3, 20, 20), 0.25))
+    (small,) = at(find_sites(picture), "picture.resolution", 24).fit((flat,))
+    torch.testing.assert_close(small, torch.full((2, 3, 24, 24), 0.25))
 
 
 def test_other_cuts_are_made_at_the_new_size() -> None:
@@ -171,12 +171,13 @@ def test_lengths_belong_under_their_own_field() -> None:
 
 def runs(slim: Program, path: Path) -> tuple[Tensor, Tensor]:
     artifact = lower(slim, path, Lowering())
+    assert [each.shape[1:] for each in artifact.inputs] == [slim.example_inputs[0].shape[1:]]
     one = tuple(each[:1] for each in slim.example_inputs)
     (got,) = load(artifact.path)(*one)
     return torch.as_tensor(got), slim(*one)
 
 
-@pytest.mark.parametrize("name", [*SMALLER, *TABLES])
+@pytest.mark.parametrize("name", ["cloud", "keywords", "picture", "frames"])
 def test_a_lowered_smaller_program_gives_equal_outputs(name: str, tmp_path: Path) -> None:
     site, size, *_ = (SMALLER | TABLES)[name]
     _, captured = lengths.build(name, torch.float32)

@@ -67,9 +67,9 @@ class Reference(fx.Interpreter):
             path = str(n.args[1].target)  # type: ignore[union-attr]
             return super().run_node(n) if path not in self.columns else self.narrow(path, *args)
         if self.kept and n.target is ATEN.sum.dim_IntList and self.pools(args):
-            return (args[0] * self.alive_column(args[0])).sum(1)
+            return (args[0] * self.counted_column(args[0])).sum(1)
         if self.kept and n.target is ATEN.mean.dim and self.pools(args):
-            column = self.alive_column(args[0])
+            column = self.counted_column(args[0])
             return (args[0] * column).sum(1) / column.sum(1)
         return super().run_node(n)
 
@@ -77,9 +77,13 @@ class Reference(fx.Interpreter):
         assert self.alive is not None
         return args[0].shape[:2] == self.alive.shape and list(args[1]) == [1]
 
-    def alive_column(self, like: Tensor) -> Tensor:
+    def counted_column(self, like: Tensor) -> Tensor:
+        return self.counted()[:, :, None].to(like.dtype)
+
+    def counted(self) -> Tensor:
+        """Which tokens still say something, [batch, tokens]."""
         assert self.alive is not None
-        return self.alive[:, :, None].to(like.dtype)
+        return self.alive
 
     def narrow(self, path: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         keep = torch.zeros(x.shape[-1], dtype=x.dtype)
@@ -99,7 +103,7 @@ class Reference(fx.Interpreter):
         if k.shape[2] != self.alive.shape[1]:  # another sequence, as a decoder's
             return scores.softmax(-1) @ v
         if self.kept:
-            scores = scores + (1.0 - self.alive.to(q.dtype))[:, None, None, :] * HIDDEN
+            scores = scores + (1.0 - self.counted().to(q.dtype))[:, None, None, :] * HIDDEN
         probabilities = scores.softmax(-1)
         heads = self.heads(n, q.shape[1]).to(q.dtype)[:, None, None]
         for add in self.streams:

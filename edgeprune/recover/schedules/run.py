@@ -63,10 +63,11 @@ def run_schedule(
     course = Course(sites, target, batches, train, rounds, criterion)
     SCHEDULES.named(schedule)(course)
     program = course.program
-    if target.tokens:
-        now = find_sites(program)
-        program = refit(now, Plan(program.fingerprint, tokens=target.tokens), batches)
-    plan = replace(course.plan, tokens=target.tokens)
+    tokens, merge, length = target.tokens, target.merge, target.length
+    if tokens or length:
+        last = Plan(program.fingerprint, tokens=tokens, merge=merge, length=length)
+        program = refit(find_sites(program), last, batches)
+    plan = replace(course.plan, tokens=tokens, merge=merge, length=length)
     return Scheduled(program, plan, tuple(course.log))
 
 
