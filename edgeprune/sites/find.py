@@ -115,9 +115,7 @@ def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
     """Every atom with weights behind it, under a name from those weights."""
     module = flow.program.module
     weights = [
-        path
-        for path in flow.tensors
-        if isinstance(get_attribute(module, path), torch.nn.Parameter)
+        path for path in flow.tensors if isinstance(get_attribute(module, path), torch.nn.Parameter)
     ]
     atoms = dict.fromkeys(
         leaf
