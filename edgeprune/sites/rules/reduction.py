@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
@@ -88,8 +89,12 @@ def layer_norm(flow: Flow, node: fx.Node) -> Dims:
 @rule(ATEN.batch_norm)
 def batch_norm(flow: Flow, node: fx.Node) -> Dims:
     """Per-channel statistics and weights belong to the channel."""
+    return _by_channel(flow, node, node.args[1:5])
+
+
+def _by_channel(flow: Flow, node: fx.Node, tensors: Iterable[Any]) -> Dims:
     dims = flow.of(node.args[0])
-    for tensor in node.args[1:5]:
+    for tensor in tensors:
         for dim in flow.of(tensor):
             flow.tie(dim, dims[1], node)
     return dims
@@ -98,7 +103,7 @@ def batch_norm(flow: Flow, node: fx.Node) -> Dims:
 @rule(ATEN.instance_norm)
 def instance_norm(flow: Flow, node: fx.Node) -> Dims:
     """Each channel by itself, over its space."""
-    dims = batch_norm(flow, node)
+    dims = _by_channel(flow, node, node.args[1:5])
     flow.freeze(dims[2:], f"{describe(node)} normalises over it")
     return dims
 
@@ -118,10 +123,7 @@ def group_norm(flow: Flow, node: fx.Node) -> Dims:
         within.freeze(reason)
     if groups.size < dims[1].size:
         flow.role("groups", groups)
-    for tensor in node.args[2:4]:
-        for dim in flow.of(tensor):
-            flow.tie(dim, dims[1], node)
-    return dims
+    return _by_channel(flow, node, node.args[2:4])
 
 
 @literals(ATEN.group_norm)
