@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -29,7 +30,8 @@ class Residual:
     Attributes:
         name: of the sub-layer: ``encoder.layer.3.attention``.
         add: the sum. Cutting the sub-layer puts ``entry`` in its place.
-        entry: the residual stream before the branch.
+        entry: the other operand, the residual stream. The branch reads it, or what it was before
+            other branches that read the same were added.
         branch: the branch's last node, the other operand of ``add``.
         nodes: the branch's nodes in graph order; weights are not among them.
     """
@@ -84,13 +86,51 @@ def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
     found: list[Residual] = []
     taken: set[str] = set()
     for add in calls(module.graph, ATEN.add):
+        sums = {residual.add: residual.entry for residual in found}
         for entry, branch in _operand_pairs(add):
-            nodes = _closed_branch(entry, branch, add, order)
+            stream = _read_by(branch, entry, sums)
+            nodes = _closed_branch(stream, branch, add, order)
             if nodes and any(_weights(nodes)) and not any(r.add in nodes for r in found):
                 name = _name(module, nodes, taken)
                 found.append(Residual(name, add, entry, branch, nodes))
                 break
-    return tuple(found)
+    return _joined_layers(found)
+
+
+def _joined_layers(residuals: list[Residual]) -> tuple[Residual, ...]:
+    """Under the name of the layer where each sub-layer has a number of its own in it.
+
+    ``block.3.layer.0.attention`` and ``block.3.layer.1.ffn`` belong to ``block.3``.
+    """
+    alone = Counter(residual.layer for residual in residuals)
+    groups: dict[str, list[Residual]] = {}
+    for residual in residuals:
+        outer = _outer_layer(residual.layer)
+        if outer and alone[residual.layer] == 1:
+            groups.setdefault(outer, []).append(residual)
+    renamed: dict[str, str] = {}
+    taken = {residual.name for residual in residuals}
+    for outer, parts in groups.items():
+        if outer not in alone and len({part.name.rpartition(".")[2] for part in parts}) > 1:
+            for part in parts:
+                renamed[part.name] = _unique(f"{outer}.{part.name.rpartition('.')[2]}", taken)
+    return tuple(replace(r, name=renamed.get(r.name, r.name)) for r in residuals)
+
+
+def _outer_layer(layer: str) -> str:
+    """The prefix up to the number before the last: ``block.3`` of ``block.3.layer.0``."""
+    words = layer.split(".")[:-1]
+    while words and not words[-1].isdigit():
+        words.pop()
+    return ".".join(words)
+
+
+def _unique(base: str, taken: set[str]) -> str:
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
@@ -112,6 +152,15 @@ def _operand_pairs(add: fx.Node) -> Iterable[tuple[fx.Node, fx.Node]]:
         one, two = operands
         yield one, two
         yield two, one
+
+
+def _read_by(branch: fx.Node, entry: fx.Node, sums: dict[fx.Node, fx.Node]) -> fx.Node:
+    """The stream that a branch reads: ``entry``, or before the branches that run beside it."""
+    before = ancestors(branch)
+    stream = entry
+    while stream not in before and stream in sums:
+        stream = sums[stream]
+    return stream
 
 
 def _closed_branch(
@@ -145,12 +194,7 @@ def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -
     else:
         matrices = [w for w in dict.fromkeys(_weights(nodes)) if _is_matrix(module, w)]
         word = "ffn" if len(matrices) > 1 else "branch"
-    base = name = f"{layer}.{word}" if layer else word
-    number = 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
+    return _unique(f"{layer}.{word}" if layer else word, taken)
 
 
 def _is_matrix(module: fx.GraphModule, path: str) -> bool:

@@ -114,20 +114,21 @@ def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
 def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
     """Every atom with weights behind it, under a name from those weights."""
     module = flow.program.module
-    atoms = dict.fromkeys(
-        leaf
+    trained = {
+        path: dims
         for path, dims in flow.tensors.items()
         if isinstance(get_attribute(module, path), torch.nn.Parameter)
-        for dim in dims
-        for leaf in dim.leaves()
-        if leaf.size > 1
+    }
+    atoms = dict.fromkeys(
+        leaf for dims in trained.values() for dim in dims for leaf in dim.leaves() if leaf.size > 1
     )
     named: dict[str, Dim] = {}
     for atom in atoms:
         axis = axes.get(atom, "units")
         if axis in NOT_WIDTH:
             continue
-        prefix = layer_prefix(path for path, _ in carriers(flow, atom))
+        owners = (path for path, _ in carriers(flow, atom))
+        prefix = layer_prefix(filter(trained.__contains__, owners))
         word = WIDTH_NAMES.get(axis, axis)
         base = name = f"{prefix}.{word}" if prefix and axis != "d_model" else word
         number = 2

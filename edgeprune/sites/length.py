@@ -8,14 +8,17 @@ from itertools import chain
 
 from torch import fx
 
-from edgeprune.program.graph import ATEN, descendants, is_call
+from edgeprune.program.graph import ATEN, descendants, is_call, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import Flow, describe
 
 # What may use the token dimension up: each treats all tokens alike, so that a dropped token is
 # one that does not count.
-CONSUMERS = (ATEN.sum, ATEN.mean, ATEN.amax, ATEN.matmul, ATEN.bmm)
+CONSUMERS = (
+    *(ATEN.sum, ATEN.mean, ATEN.amax, ATEN.matmul, ATEN.bmm),
+    ATEN.scaled_dot_product_attention,  # over the keys of another sequence
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | No
             continue
         if node in flow.unknown:
             return pinned, f"no rule for {describe(node)}, which reads the tokens"
+        if any(_shared_table(flow, n) for n in carried):
+            return pinned, f"{describe(node)} reads a table that joins the batch with the heads"
         if not all(_whole(dim, tokens) for n in (*carried, node) for dim in _dims(flow, n)):
             return pinned, f"{describe(node)} reads some tokens by their place"
         if _carries(flow, node, tokens):
@@ -86,6 +91,13 @@ def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | No
         elif not is_call(node, *CONSUMERS):
             return pinned, f"{describe(node)} reads tokens by their place"
     return pinned, None
+
+
+def _shared_table(flow: Flow, node: fx.Node) -> bool:
+    """Whether it is no float and has no batch of its own, by which tokens could be taken."""
+    kind = value(node)
+    joined = (d.contains(flow.batch) and d.root is not flow.batch.root for d in flow.of(node))
+    return kind is not None and not kind.is_floating_point() and any(joined)
 
 
 def _carries(flow: Flow, node: fx.Node, tokens: Dim) -> bool:
