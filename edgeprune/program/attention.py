@@ -40,6 +40,11 @@ class _Scores:
     scale: float = 1.0
     biases: tuple[_Bias, ...] = ()
 
+    def times(self, factor: float) -> _Scores:
+        """All of it, multiplied."""
+        biases = tuple(bias._replace(factor=bias.factor * factor) for bias in self.biases)
+        return replace(self, scale=self.scale * factor, biases=biases)
+
 
 class _Bias(NamedTuple):
     """A tensor that broadcasts to the scores; a boolean one says which of them count."""
@@ -133,12 +138,10 @@ def _read(module: fx.GraphModule, node: object, reader: fx.Node) -> _Scores | No
     if fill is not None:
         return _add(module, node, *fill)
     factor = _factor(module, node)
-    found = None if factor is None else _read(module, node.args[0], node)
-    return found and replace(
-        found,
-        scale=found.scale * factor,
-        biases=tuple(bias._replace(factor=bias.factor * factor) for bias in found.biases),
-    )
+    if factor is None:
+        return None
+    found = _read(module, node.args[0], node)
+    return found and found.times(factor)
 
 
 def _add(module: fx.GraphModule, node: fx.Node, inner: object, bias: object) -> _Scores | None:
