@@ -40,6 +40,11 @@ class _Scores:
     scale: float = 1.0
     biases: tuple[_Bias, ...] = ()
 
+    def times(self, factor: float) -> _Scores:
+        """All of it, multiplied."""
+        biases = tuple(bias._replace(factor=bias.factor * factor) for bias in self.biases)
+        return replace(self, scale=self.scale * factor, biases=biases)
+
 
 class _Bias(NamedTuple):
     """A tensor that broadcasts to the scores; a boolean one says which of them count."""
@@ -55,13 +60,9 @@ class _Operands(NamedTuple):
     value: fx.Node
 
     def fit(self, batch: int) -> bool:
-        """Whether attention takes them: [batch, heads, ...], or [batch, ...] of one head.
-
-        Beside heads, the batch may hold windows or patches; alone, what it holds may be heads.
-        """
+        """Whether attention takes them: [batch, heads, ...], or [batch, ...] of one head."""
         leading = {shape(each)[:-2] for each in self}
-        first = leading.pop()
-        return not leading and (len(first) == 2 or first == (batch,))
+        return len(leading) == 1 and len(first := leading.pop()) in (1, 2) and first[0] == batch
 
 
 def join_attention(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
@@ -137,12 +138,10 @@ def _read(module: fx.GraphModule, node: object, reader: fx.Node) -> _Scores | No
     if fill is not None:
         return _add(module, node, *fill)
     factor = _factor(module, node)
-    found = None if factor is None else _read(module, node.args[0], node)
-    return found and replace(
-        found,
-        scale=found.scale * factor,
-        biases=tuple(bias._replace(factor=bias.factor * factor) for bias in found.biases),
-    )
+    if factor is None:
+        return None
+    found = _read(module, node.args[0], node)
+    return found and found.times(factor)
 
 
 def _add(module: fx.GraphModule, node: fx.Node, inner: object, bias: object) -> _Scores | None:

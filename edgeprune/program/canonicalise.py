@@ -119,14 +119,14 @@ def _is_no_op(node: fx.Node) -> bool:
 
 def free_views(module: fx.GraphModule) -> None:
     """Any view as ``reshape``: the memory layout that a view demands depends on who runs it."""
-    for node in calls(module.graph, ATEN.view, ATEN._unsafe_view):
+    for node in calls(module.graph, ATEN.view):
         if not is_call(node, ATEN.view.dtype):
             node.target = ATEN.reshape.default
 
 
 def write_sizes_out(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
-    """One form for calls with sizes: unflatten as ``reshape``, any split as split_with_sizes."""
-    for node, sizes in _relative_shapes(module, example_inputs, ATEN.unflatten).items():
+    """One form for calls with sizes: flatten as ``reshape``, any split as split_with_sizes."""
+    for node, sizes in _relative_shapes(module, example_inputs).items():
         node.target, node.args = ATEN.reshape.default, (node.args[0], sizes)
     for node in calls(module.graph, ATEN.split, ATEN.chunk):
         axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
@@ -136,10 +136,10 @@ def write_sizes_out(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, 
 
 
 def _relative_shapes(
-    module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], target: Any
+    module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
 ) -> dict[fx.Node, list[int]]:
-    """The shapes of all calls of ``target``, -1 in place of the size that follows the batch."""
-    found = {node: shape(node) for node in calls(module.graph, target)}
+    """The shapes that (un)flatten gives, -1 in place of the size that follows the batch."""
+    found = {node: shape(node) for node in calls(module.graph, ATEN.flatten, ATEN.unflatten)}
     if not found:
         return {}
     grown = fake_values(module, one_more(example_inputs))
@@ -200,7 +200,7 @@ def write_products_as_linear(module: fx.GraphModule) -> None:
         turned = weight.detach().t().contiguous()
         set_tensor(module, path, torch.nn.Parameter(turned, requires_grad=weight.requires_grad))
         for source in {node.args[2] for node in found}:
-            source.meta["val"] = value(source).t()
+            source.meta["val"] = source.meta["val"].t()
         for node in found:
             _write_linear(module, node)
 
