@@ -119,7 +119,7 @@ def _is_no_op(node: fx.Node) -> bool:
 
 def free_views(module: fx.GraphModule) -> None:
     """Any view as ``reshape``: the memory layout that a view demands depends on who runs it."""
-    for node in calls(module.graph, ATEN.view):
+    for node in calls(module.graph, ATEN.view, ATEN._unsafe_view):
         if not is_call(node, ATEN.view.dtype):
             node.target = ATEN.reshape.default
 

@@ -196,7 +196,8 @@ def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -
         word = "attention"
     else:
         matrices = [w for w in dict.fromkeys(_weights(nodes)) if _is_matrix(module, w)]
-        word = "ffn" if len(matrices) > 1 else "branch"
+        linear = any(is_call(n, ATEN.linear) for n in nodes)
+        word = "branch" if len(matrices) < 2 else "ffn" if linear else "block"
     return _unique(f"{layer}.{word}" if layer else word, taken)
 
 
