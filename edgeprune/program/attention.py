@@ -60,9 +60,13 @@ class _Operands(NamedTuple):
     value: fx.Node
 
     def fit(self, batch: int) -> bool:
-        """Whether attention takes them: [batch, heads, ...], or [batch, ...] of one head."""
+        """Whether attention takes them: [batch, heads, ...], or [batch, ...] of one head.
+
+        Beside heads, the batch may hold windows or patches; alone, what it holds may be heads.
+        """
         leading = {shape(each)[:-2] for each in self}
-        return len(leading) == 1 and len(first := leading.pop()) in (1, 2) and first[0] == batch
+        first = leading.pop()
+        return not leading and (len(first) == 2 or first == (batch,))
 
 
 def join_attention(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:

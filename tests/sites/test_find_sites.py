@@ -94,8 +94,8 @@ def test_a_convolutional_net_has_channels_tied_through_depthwise_and_residual_su
         "channels": ("channels", 8),
         "blocks.0.channels": ("channels", 12),
         "blocks.1.channels": ("channels", 12),
-        "blocks.0.ffn": ("sublayer", 1),
-        "blocks.1.ffn": ("sublayer", 1),
+        "blocks.0.block": ("sublayer", 1),
+        "blocks.1.block": ("sublayer", 1),
     }
     inner = dict(found.get("blocks.0.channels").weights)
     assert inner == {

@@ -150,7 +150,7 @@ def test_a_depthwise_convolution_loses_the_channels_it_passes_on() -> None:
     assert groups == [3, 12]
 
 
-def test_a_depthwise_convolution_that_multiplies_its_channels_stays_whole() -> None:
+def test_a_depthwise_convolution_that_multiplies_its_channels_loses_both_filters() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 12, 3, groups=6)),
@@ -159,9 +159,11 @@ def test_a_depthwise_convolution_that_multiplies_its_channels_stays_whole() -> N
     given = (torch.randn(2, 1, 8, 8),)
     multiplied = capture(net.eval(), given)
     assert torch.equal(apply(multiplied, Plan(multiplied.fingerprint))(*given), multiplied(*given))
-    (site,) = find_sites(multiplied).cuttable
-    slim = apply(multiplied, Plan(multiplied.fingerprint, {site.name: (0, 5)}))
-    assert slim(*given).shape == multiplied(*given).shape and site.units == 7
+    found = find_sites(multiplied)
+    assert [site.units for site in found.cuttable] == [6, 2, 7]
+    slim = apply(multiplied, Plan(multiplied.fingerprint, {found.cuttable[0].name: (0, 5)}))
+    assert tuple(slim.tensors["2.weight"].shape) == (4, 1, 3, 3)
+    assert slim(*given).shape == multiplied(*given).shape
 
 
 def test_channels_read_side_by_side_leave_every_reader() -> None:
