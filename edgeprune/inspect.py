@@ -14,7 +14,7 @@ from edgeprune.sites import Site
 from edgeprune.weigh import Behind, Leaving
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-# ``mul_3 (aten.mul.Tensor, model.py:57)``
+# ``mul_3 (aten.mul.Tensor, at model.py:57)``
 _PLACE = re.compile(r"(?:_\d+)? \(([\w.]+)(?:, [^()]*:\d+)?\)")
 
 

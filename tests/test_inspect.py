@@ -9,7 +9,7 @@ from pathlib import Path
 from command_line import edgeprune, tiny_task
 from rich.console import Console
 
-from edgeprune.inspect import rows_of, sites_table
+from edgeprune.inspect import rows_of, sites_table, verdict
 from edgeprune.sites import Site
 from edgeprune.tasks.digits_vit import DigitsVit
 
@@ -56,6 +56,28 @@ def test_the_table_says_why_not() -> None:
     console.print(sites_table(rows_of([frozen, tokens])))
     text = console.export_text()
     assert "no: it is an output of the model" in text and "yes; token 0 stays" in text
+
+
+def test_layers_whose_reasons_name_other_nodes_and_lines_share_a_line() -> None:
+    reason = "mul{} (aten.mul.Tensor, at model.py:{}) runs over it"
+    numbers = [("", 57), ("_1", 57), ("_12", 60)]
+    sites = [
+        replace(heads(f"h.{i}"), why_not=reason.format(*each)) for i, each in enumerate(numbers)
+    ]
+    sites += [replace(heads(f"g.{i}"), inexact=reason.format("_3", i)) for i in range(3)]
+    sites += [replace(heads("h.3"), why_not="amax (aten.amax.default) runs over it")]
+    assert [(row.name, row.count) for row in rows_of(sites)] == [
+        ("h.{0…2}", 3),
+        ("g.{0…2}", 3),
+        ("h.3", 1),
+    ]
+
+
+def test_the_table_says_what_is_inexact_and_what_a_plan_must_name() -> None:
+    narrow = replace(heads("d_model"), inexact="layer_norm (aten.layer_norm.default) runs over it")
+    words = replace(heads("words.vocabulary"), opt_in="it changes ids")
+    assert verdict(narrow) == "yes, inexactly: layer_norm (aten.layer_norm.default) runs over it"
+    assert verdict(words) == "yes, if a plan names it: it changes ids"
 
 
 def test_the_command_shows_a_built_in_task(digits: DigitsVit) -> None:

@@ -25,6 +25,8 @@ some_plans = st.builds(
     names,
     st.dictionaries(names, units),
     sizes,
+    rank=sizes,
+    fallback=sizes,
     merge=st.frozensets(names),
     length=sizes,
 )
@@ -54,6 +56,19 @@ def test_what_a_plan_does_not_use_is_not_in_its_text() -> None:
 
 
 def test_part_of_a_plan_is_about_the_named_sites_only() -> None:
+    plan = Plan("p", {"a": (0,), "b": ()}, {"t": 3}, {"r": 2, "s": 2}, {"a": 0, "b": 1})
+    part = Plan("p", {"a": (0,)}, {"t": 3}, {"r": 2}, {"a": 0})
+    assert plan.only("a", "t", "r", "elsewhere") == part
+
+
+def test_a_plan_without_ranks_is_written_and_hashed_as_before_there_were_any() -> None:
+    plan = Plan("p", {"a": (0,)}, {"t": 3})
+    assert plan.to_json() == {"program": "p", "kept": {"a": [0]}, "tokens": {"t": 3}}
+    assert replace(plan, rank={"r": 2}).hash != plan.hash
+    assert replace(plan, fallback={"a": 0}).hash != plan.hash
+
+
+def test_part_of_a_plan_has_its_merges_and_lengths() -> None:
     plan = Plan("p", {"a": (0,), "b": ()}, {"t": 3}, merge=frozenset("t"), length={"x": 8})
     part = Plan("p", {"a": (0,)}, {"t": 3}, merge=frozenset("t"))
     assert plan.only("a", "t", "elsewhere") == part
@@ -71,6 +86,8 @@ def test_part_of_a_plan_is_about_the_named_sites_only() -> None:
         {"tokens": [1]},
         {"tokens": {"t": "three"}},
         {"tokens": {"t": 2.5}},
+        {"rank": {"r": 1.5}},
+        {"fallback": {"a": [0]}},
         {"merge": "t"},
         {"merge": [1]},
         {"length": {"x": "small"}},
@@ -122,7 +139,7 @@ LAYER = "bert.encoder.layer.0"
         ({f"{LAYER}.heads": ()}, {}, "keeps no unit .* Remove its sub-layer instead"),
         ({f"{LAYER}.ffn": (0,)}, {}, r"is a sublayer: got \(0,\), wanted \[\] \(removed\)"),
         ({LAYER: (0,)}, {}, r"is a layer: got \(0,\)"),
-        ({"d_model": (0,)}, {}, "'d_model' cannot be cut: layer_norm"),
+        ({"d_model": (0,)}, {}, "'d_model' cannot be cut: it is an output"),
         ({f"{LAYER}.tokens": (0, 1)}, {}, 'is a tokens site; it belongs under "tokens"'),
         ({}, {f"{LAYER}.heads": 2}, "is no tokens site"),
         ({}, {f"{LAYER}.tokens": 0}, "keeps 0 tokens, wanted 1 to 12"),

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="TASK|MODEL.pt2",
-        help="A built-in task, a task file (path.py:ClassName), or a saved model.",
+        metavar="TASK|MODEL",
+        help="A built-in task, a task file (path.py:ClassName), a saved model (.pt2), or a "
+        "Hugging Face folder.",
     ),
 ]
 
@@ -27,23 +28,26 @@ Calibration = Annotated[
 Targets = Annotated[
     list[str],
     typer.Argument(
-        metavar="TASK|MODEL.pt2...",
+        metavar="TASK|MODEL...",
         help="As for other commands; several become signatures of one .tflite.",
     ),
 ]
 
 
 def read_target(target: str) -> Program:
-    """The program of a task or of a ``.pt2``, ours or anybody's.
+    """The program of a task, of a ``.pt2``, ours or anybody's, or of a Hugging Face folder.
 
     Raises:
         InputError: there is none, or it cannot be read or captured.
     """
+    from edgeprune.export.folder import capture_folder, is_folder, read_folder
     from edgeprune.program import Program
     from edgeprune.program.capture import from_exported, load_exported
     from edgeprune.steps import capture_stage
     from edgeprune.task import load_task
 
+    if is_folder(target):
+        return capture_folder(read_folder(target))
     if not is_saved(target):
         return capture_stage(load_task(target))[0]
     exported, notes = load_exported(target)
@@ -73,5 +77,7 @@ def read_calibrated(
 
 
 def is_saved(target: str) -> bool:
-    """Whether it is a model in a file, and no task."""
-    return target.endswith(".pt2")
+    """Whether it is a model in a file or folder, and no task."""
+    from edgeprune.export.folder import is_folder
+
+    return target.endswith(".pt2") or is_folder(target)

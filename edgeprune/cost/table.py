@@ -249,10 +249,14 @@ class CostTable:
         alive = share * block.activation_mb.at(units, tokens) if units else 0.0
         return self.fixed_activation_mb + selected + alive
 
+    def shares(self, part: Part) -> tuple[Shares, ...]:
+        """What each of the sites in ``part.spanning`` leaves of it."""
+        return self._block(part.name).spanned
+
     def spanned(self, part: Part, plan: Plan) -> FloatArray:
         """[3]: of milliseconds, activations and weights, what the sites that span a part leave."""
         found = np.ones(3)
-        for name, shares in zip(part.spanning, self._block(part.name).spanned, strict=True):
+        for name, shares in zip(part.spanning, self.shares(part), strict=True):
             if name in plan.kept:
                 found *= shares.at(len(plan.kept[name]))
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -49,7 +49,8 @@ class Criterion:
         """What it measures and whose idea it is: the first line of its module, or its own."""
         told = self.score.__globals__["__doc__"] or ""
         name, _, rest = told.strip().partition("\n")[0].partition(": ")
-        return rest if name == self.name else (self.score.__doc__ or "").partition("\n")[0]
+        found = rest if name == self.name else (self.score.__doc__ or "").partition("\n")[0]
+        return found.rstrip(".")
 
 
 def criterion(
@@ -69,8 +70,13 @@ def criterion(
     return register
 
 
-def rank_units(evidence: Evidence, name: str = DEFAULT) -> dict[str, tuple[int, ...]]:
+def rank_units(
+    evidence: Evidence, name: str = DEFAULT, only: Collection[str] | None = None
+) -> dict[str, tuple[int, ...]]:
     """Every cuttable width site's units, the most important first.
+
+    Args:
+        only: names of the sites to rank; all if not given.
 
     Raises:
         InputError: no criterion of that name, or it needs labels and there are none.
@@ -82,6 +88,7 @@ def rank_units(evidence: Evidence, name: str = DEFAULT) -> dict[str, tuple[int, 
             "calibration batches from Task.calibration_labels(), or choose another criterion."
         )
     sites = [site for site in evidence.sites.cuttable if site.kind == "width"]
+    sites = [site for site in sites if only is None or site.name in only]
     orders: dict[str, tuple[int, ...]] = {}
     with console.progress(f"ranking units by {name}", total=len(sites), unit="sites") as advance:
         for site in sites:

@@ -35,13 +35,17 @@ SHAPE_OPS = (aten.view.default, aten.reshape.default, aten.permute.default, aten
 
 @dataclass(frozen=True)
 class Attention:
-    """One attention call: ``query`` [heads, T, d] seen as [groups, repeats·T, d]."""
+    """One attention call: ``query`` [batch, heads, T, d] seen as [batch·groups, repeats·T, d].
+
+    At batch 1 the program's own windows are what is left of a batch.
+    """
 
     node: Node
     query: Node
     key: Node
     value: Node
     mask: Node | None
+    batch: int
     heads: int
     groups: int
     tokens: int
@@ -69,10 +73,10 @@ def rewrite_attention(module: GraphModule) -> int:
     the query projection's weights where the query comes from one ``linear``.
 
     Args:
-        module: ATen graph with propagated values, batch 1, changed in place.
+        module: ATen graph with propagated values, changed in place.
 
     Raises:
-        EdgepruneError: an attention with a batch other than 1, or with dropout.
+        EdgepruneError: an attention with dropout.
     """
     calls = attentions(module)
     for attention in calls:
@@ -95,14 +99,9 @@ def read_attention(node: Node) -> Attention:
     """A call of ``scaled_dot_product_attention``, read.
 
     Raises:
-        EdgepruneError: a batch other than 1, or dropout.
+        EdgepruneError: dropout.
     """
     query, key, value = (_operand(node, index) for index in range(3))
-    if math.prod(shape_of(query)[:-3]) != 1:
-        raise EdgepruneError(
-            f"{node.name}: got queries of shape {list(shape_of(query))}, wanted batch 1. "
-            "Export the program at batch 1 before lowering it."
-        )
     if argument(node, 4, "dropout_p", 0.0) > 0:
         raise EdgepruneError(f"{node.name}: attention with dropout. Put the model in eval mode.")
     *_, heads, tokens, width = (1, *shape_of(query))
@@ -117,6 +116,7 @@ def read_attention(node: Node) -> Attention:
         key=key,
         value=value,
         mask=argument(node, 3, "attn_mask"),
+        batch=math.prod(shape_of(query)[:-3]),
         heads=heads,
         groups=groups,
         tokens=tokens,
@@ -152,16 +152,17 @@ def _without_repeat(node: Node) -> Node:
 
 def _plain(module: GraphModule, attention: Attention) -> Node:
     a, graph = attention, module.graph
+    count = a.batch * a.groups
     query = _scaled_query(module, a)
-    query = emit(graph, aten.reshape.default, query, [a.groups, a.rows, a.width])
-    key = emit(graph, aten.reshape.default, a.key, [a.groups, a.keys, shape_of(a.key)[-1]])
+    query = emit(graph, aten.reshape.default, query, [count, a.rows, a.width])
+    key = emit(graph, aten.reshape.default, a.key, [count, a.keys, shape_of(a.key)[-1]])
     key = emit(graph, aten.permute.default, key, [0, 2, 1])
-    value = emit(graph, aten.reshape.default, a.value, [a.groups, a.keys, shape_of(a.value)[-1]])
+    value = emit(graph, aten.reshape.default, a.value, [count, a.keys, shape_of(a.value)[-1]])
     scores = emit(graph, aten.bmm.default, query, key)
     for mask in masks_of(module, a):
         scores = _add_mask(graph, scores, mask, a)
     scores = emit(graph, aten.softmax.int, scores, -1)
-    scores = emit(graph, aten.reshape.default, scores, [a.groups, a.rows, a.keys])
+    scores = emit(graph, aten.reshape.default, scores, [count, a.rows, a.keys])
     out = emit(graph, aten.bmm.default, scores, value)
     return emit(graph, aten.reshape.default, out, list(shape_of(a.node)))
 
@@ -212,7 +213,12 @@ def masks_of(module: GraphModule, a: Attention) -> list[Node]:
 
 
 def _add_mask(graph: torch.fx.Graph, scores: Node, mask: Node, a: Attention) -> Node:
-    """Add a mask that broadcasts to [1, heads, T, keys], without copying it out."""
+    """Add a mask that broadcasts to [batch, heads, T, keys], without copying it out."""
+    if a.batch > 1:
+        whole = [a.batch, a.heads, a.tokens, a.keys]
+        scores = emit(graph, aten.reshape.default, scores, whole)
+        mask = emit(graph, aten.reshape.default, mask, list((1, 1, 1, 1) + shape_of(mask))[-4:])
+        return emit(graph, aten.add.Tensor, scores, mask)
     heads, tokens, keys = ((1, 1, 1) + shape_of(mask))[-3:]
     if a.rows != a.tokens and (tokens, heads) != (1, 1):
         scores = emit(graph, aten.reshape.default, scores, [a.heads, a.tokens, a.keys])

@@ -48,7 +48,7 @@ def fuse_scored_attention(
 
 
 def _takes(a: Attention) -> bool:
-    return a.width <= MOST_HEAD_DIM and shape_of(a.value)[-1] == a.width
+    return a.batch == 1 and a.width <= MOST_HEAD_DIM and shape_of(a.value)[-1] == a.width
 
 
 def _arguments(module: GraphModule, a: Attention) -> tuple[object, ...]:

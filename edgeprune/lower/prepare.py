@@ -11,7 +11,9 @@ from torch.fx import GraphModule, Node
 from edgeprune.lower.attention import rewrite_attention
 from edgeprune.lower.graph import propagate
 from edgeprune.lower.matmul import rewrite_matmul
+from edgeprune.lower.norms import fold_batch_norm
 from edgeprune.lower.simplify import simplify
+from edgeprune.lower.volume import rewrite_volumes
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -36,6 +38,8 @@ def prepare(
         run(graph)
     rewrite_attention(graph)
     rewrite_matmul(graph)
+    fold_batch_norm(graph)
+    rewrite_volumes(graph)
     simplify(graph)
     graph.recompile()
     return graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,12 +44,33 @@ def to_executorch(module: torch.nn.Module, inputs: Tensors, lowering: Lowering) 
         rows = tuple(_rows(edge.exported_program().graph_module, partitioner))
         ours = sum(map(arena_bytes, _regions_of_ours(edge.exported_program().graph_module)))
         emitted = edge.to_executorch()
+    _check_kernels(emitted.executorch_program.execution_plan[0].operators)
     claimed = sum(row.delegate == "edgeprune" for row in rows)
     if claimed != wanted:
         raise EdgepruneError(f"our delegate claimed {claimed} operators, wanted {wanted}")
     arena = sum(emitted.executorch_program.execution_plan[0].non_const_buffer_sizes)
     plain = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
     return Lowered(emitted.buffer, inputs, plain, rows, int(arena) + ours)
+
+
+def _check_kernels(operators: Iterable[Any]) -> None:
+    """Refuse a file that no runtime would load.
+
+    Raises:
+        EdgepruneError: the runtime has no kernel for an operator that XNNPACK does not take.
+    """
+    # Imported here: the compiler does not need the runtime, which must come before our library.
+    from executorch.runtime import Runtime
+
+    known = Runtime.get().operator_registry.operator_names
+    needed = {f"{each.name}.{each.overload}".rstrip(".") for each in operators}
+    missing = sorted(name for name in needed - known if name.startswith("aten::"))
+    if missing:
+        names = ", ".join(name.removesuffix(".out").replace("::", ".") for name in missing)
+        raise EdgepruneError(
+            f"executorch has no kernel for {names}, nor has XNNPACK: the file would not load. "
+            "Write the model without it, or lower with --runtime litert."
+        )
 
 
 def _rows(graph: GraphModule, partitioner: RegionPartitioner) -> Iterator[DelegationRow]:

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgeprune.program.attention import join_attention
 from edgeprune.program.graph import (
     ATEN,
+    ancestors,
     annotate,
     calls,
     drop_dead,
     drop_unread,
+    emit,
     evaluate,
     fake_values,
     get_attribute,
@@ -41,18 +44,24 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     """Bring ``module`` to canonical form in place. Running it again changes nothing."""
     inline_wrappers(module)
     drop_checks(module)
+    free_views(module)
     annotate(module, example_inputs)
     write_sizes_out(module, example_inputs)
     drop_no_ops(module)
     take_from_ends(module)
     join_batch_norm(module)
     write_rms_norm_out(module)
-    repeat_shared_heads(module)
-    give_attention_heads(module)
+    write_products_as_linear(module)
     fold_constants(module)
     annotate(module, example_inputs)
-    make_masks_additive(module, example_inputs)
+    join_attention(module, example_inputs)
+    repeat_shared_heads(module)
+    give_attention_heads(module)
+    annotate(module, example_inputs)
+    make_masks_additive(module)
+    add_to_stream(module)
     share_constants(module)
+    part_shared_biases(module)
     drop_unread(module)
     annotate(module, example_inputs)
 
@@ -109,14 +118,15 @@ def _is_no_op(node: fx.Node) -> bool:
     return False
 
 
-def write_sizes_out(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
-    """One form for calls with sizes: any view as ``reshape``, any split as split_with_sizes.
-
-    A view would demand the memory layout that a dropped ``contiguous`` was there for.
-    """
+def free_views(module: fx.GraphModule) -> None:
+    """Any view as ``reshape``: the memory layout that a view demands depends on who runs it."""
     for node in calls(module.graph, ATEN.view, ATEN._unsafe_view):
         if not is_call(node, ATEN.view.dtype):
             node.target = ATEN.reshape.default
+
+
+def write_sizes_out(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
+    """One form for calls with sizes: unflatten as ``reshape``, any split as split_with_sizes."""
     for node, sizes in _relative_shapes(module, example_inputs, ATEN.unflatten).items():
         node.target, node.args = ATEN.reshape.default, (node.args[0], sizes)
     for node in calls(module.graph, ATEN.split, ATEN.chunk):
@@ -199,6 +209,47 @@ def write_rms_norm_out(module: fx.GraphModule) -> None:
         replace(node, result)
 
 
+def write_products_as_linear(module: fx.GraphModule) -> None:
+    """Write ``bias + x @ weight`` as a linear layer; its weight is stored the other way round."""
+    products: dict[str, list[fx.Node]] = {}
+    for node in calls(module.graph, ATEN.addmm):
+        products.setdefault(str(node.args[2].target), []).append(node)
+    for path, found in products.items():
+        readers = [n.users for n in module.graph.nodes if n.op == "get_attr" and n.target == path]
+        only = {user for users in readers for user in users} == set(found)
+        if not only or not all(map(_is_product, found)):
+            continue
+        weight = get_attribute(module, path)
+        turned = weight.detach().t().contiguous()
+        set_tensor(module, path, torch.nn.Parameter(turned, requires_grad=weight.requires_grad))
+        for source in {node.args[2] for node in found}:
+            source.meta["val"] = value(source).t()
+        for node in found:
+            _write_linear(module, node)
+
+
+def _is_product(node: fx.Node) -> bool:
+    bias, x, weight = node.args
+    distinct = weight not in (bias, x)
+    return not node.kwargs and weight.op == "get_attr" and distinct and len(shape(bias)) == 1
+
+
+def _write_linear(module: fx.GraphModule, node: fx.Node) -> None:
+    """Rows that were joined for the product stay apart."""
+    bias, x, weight = node.args
+    source = x.args[0] if is_call(x, ATEN.reshape) else x
+    apart = (*shape(source)[:-1], shape(node)[-1])
+    with module.graph.inserting_before(node):
+        if shape(source)[-1] == shape(x)[-1]:
+            product = emit(module.graph, ATEN.linear.default, source, weight, bias)
+            for reader in list(node.users):
+                if is_call(reader, ATEN.reshape) and shape(reader) == apart:
+                    replace(reader, product)
+        if node.users:
+            product = emit(module.graph, ATEN.linear.default, x, weight, bias)
+    replace(node, product)
+
+
 def give_attention_heads(module: fx.GraphModule) -> None:
     """Write attention without a head dimension as attention with one head."""
     for node in calls(module.graph, ATEN.scaled_dot_product_attention):
@@ -258,19 +309,15 @@ def fold_constants(module: fx.GraphModule) -> None:
                 constant.add(node)
             elif sources <= constant | batch_only:
                 batch_only.add(node)
-    # Backwards: what cannot be folded leaves its sources to be folded.
-    for node in reversed(list(module.graph.nodes)):
-        known = node in constant or node in batch_only
-        leaves = any(user not in constant and user not in batch_only for user in node.users)
-        if known and node.op == "call_function" and leaves:
-            folded = None
-            if value(node) is not None:
-                folded = _fold(module, node, constant | batch_only)
-            if folded is None:
-                constant.discard(node)
-                batch_only.discard(node)
-            else:
-                constant.add(_put_constant(module, node, folded))
+    known = constant | batch_only
+    for node in reversed(module.graph.nodes):
+        if node not in known or node.op != "call_function" or known.issuperset(node.users):
+            continue
+        folded = None if value(node) is None else _fold(module, node)
+        if folded is None:  # then what it is computed from may still be
+            known.discard(node)
+        else:
+            _put_constant(module, node, folded)
     drop_dead(module.graph)
 
 
@@ -279,8 +326,9 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in tags
 
 
-def _fold(module: fx.GraphModule, node: fx.Node, needed: set[fx.Node]) -> torch.Tensor | None:
+def _fold(module: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
     """The node's value if it is the same for every batch size (with batch 1), else None."""
+    needed = ancestors(node)
     batches = [n for n in needed if is_call(n, ATEN.sym_size)]
     with torch.no_grad():
         two, three = (
@@ -301,20 +349,88 @@ def _broadcasts(node: fx.Node) -> bool:
     """Whether every reader accepts a batch of 1 in place of the full batch."""
     elementwise = (ATEN.add, ATEN.sub, ATEN.mul, ATEN.div, ATEN.where, ATEN.__and__)
     for user in node.users:
+        if is_call(user, ATEN.scaled_dot_product_attention) and node not in user.args[:3]:
+            continue
         tensors = [n for n in user.all_input_nodes if n is not node]
         if not is_call(user, *elementwise) or not any(shape(n) == shape(user) for n in tensors):
             return False
     return True
 
 
-def _put_constant(module: fx.GraphModule, node: fx.Node, tensor: torch.Tensor) -> fx.Node:
+def _put_constant(module: fx.GraphModule, node: fx.Node, tensor: torch.Tensor) -> None:
     name = f"{CONSTANT}{node.name}"
     set_tensor(module, name, tensor.detach().clone())
     with module.graph.inserting_before(node):
         attribute = module.graph.get_attr(name)
     attribute.meta["val"] = tensor
     node.replace_all_uses_with(attribute)
-    return attribute
+
+
+def add_to_stream(module: fx.GraphModule) -> None:
+    """Write x + (f(x) + g(x)) as (x + f(x)) + g(x): each branch can then leave alone."""
+    order = {node: index for index, node in enumerate(module.graph.nodes)}
+    todo = list(calls(module.graph, ATEN.add.Tensor))
+    for node in todo:
+        found = _stream_and_branches(node)
+        if found is None:
+            continue
+        stream, branches = found
+        first, second = sorted(branches, key=order.__getitem__)
+        with module.graph.inserting_before(node):
+            inner = emit(module.graph, ATEN.add.Tensor, stream, first)
+        order[inner] = order[node]
+        node.args = (inner, second)
+        todo.append(inner)
+    drop_dead(module.graph)
+
+
+def _stream_and_branches(node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]] | None:
+    if node.kwargs or not all(isinstance(each, fx.Node) for each in node.args):
+        return None
+    for stream, total in (node.args, node.args[::-1]):
+        summed = is_call(total, ATEN.add.Tensor) and len(total.users) == 1 and not total.kwargs
+        if not summed or not all(isinstance(each, fx.Node) for each in total.args):
+            continue
+        same = all(shape(each) == shape(node) for each in (stream, *total.args))
+        if same and all(each is not stream and stream in ancestors(each) for each in total.args):
+            return stream, total.args
+    return None
+
+
+def part_shared_biases(module: fx.GraphModule) -> None:
+    """Let each attention read a bias table under a name of its own, so that its heads are its own.
+
+    The names share their storage; surgery then cuts each by itself.
+    """
+    taken: set[object] = set()
+    for number, node in enumerate(calls(module.graph, ATEN.scaled_dot_product_attention)):
+        mask = node.args[3] if len(node.args) > 3 else None
+        if isinstance(mask, fx.Node) and shape(node)[1] > 1:
+            with module.graph.inserting_before(node):
+                node.update_arg(3, _own(module, mask, number, taken))
+
+
+def _own(module: fx.GraphModule, node: fx.Node, number: int, taken: set[object]) -> fx.Node:
+    """The node, or a copy of it if another attention reads its heads."""
+    table = node.op == "get_attr" and not isinstance(
+        get_attribute(module, str(node.target)), torch.nn.Parameter
+    )
+    has_heads = len(shape(node)) == 4 and shape(node)[1] > 1
+    if not has_heads or not (table or is_call(node, ATEN.add.Tensor, ATEN.mul.Tensor)):
+        return node
+    identity = node.target if table else node
+    if identity not in taken:
+        taken.add(identity)
+        with module.graph.inserting_before(node):
+            for source in node.all_input_nodes:
+                node.replace_input_with(source, _own(module, source, number, taken))
+        return node
+    sources = {each: _own(module, each, number, taken) for each in node.all_input_nodes}
+    copy = module.graph.node_copy(node, sources.__getitem__)
+    if table:
+        copy.target = f"{node.target}_of_{number}"
+        set_tensor(module, copy.target, get_attribute(module, str(node.target)))
+    return copy
 
 
 def share_constants(module: fx.GraphModule) -> None:

@@ -137,6 +137,17 @@ def one_more(inputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.cat([each, each[:1]]) for each in inputs)
 
 
+def emit(graph: fx.Graph, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    """Add a call at the graph's insertion point, with its shape and dtype recorded."""
+    node = graph.call_function(target, args, kwargs)
+    given, named = fx.map_arg((args, kwargs), lambda each: each.meta["val"])
+    tensors = (each.meta.get("val") for each in graph.nodes)
+    mode = next(each.fake_mode for each in tensors if isinstance(each, FakeTensor))
+    with mode, torch.no_grad():
+        node.meta["val"] = target(*given, **named)
+    return node
+
+
 def ancestors(node: fx.Node) -> set[fx.Node]:
     """Everything that ``node`` is computed from, itself included."""
     return _reach(node, lambda each: each.all_input_nodes)

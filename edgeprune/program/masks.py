@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import fx
@@ -11,8 +12,8 @@ from edgeprune.program.graph import (
     ATEN,
     MASKED,
     ancestors,
-    annotate,
     calls,
+    emit,
     evaluate,
     get_attribute,
     is_call,
@@ -26,33 +27,126 @@ from edgeprune.program.graph import (
 PROBES = 8
 
 
-def make_masks_additive(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
+# What a score must be below for softmax to give it nothing: exp(-1e4) is 0 in double precision.
+NEVER = -1e4
+
+
+def make_masks_additive(module: fx.GraphModule) -> None:
     """Give every ``scaled_dot_product_attention`` one additive mask [batch|1, 1, 1|q, k] or none.
 
     A boolean mask is a function of the inputs. It is probed: if it equals (a fixed pattern) and
     (input[b, key] != 0), it is rebuilt in that short form and the mask-building code falls away.
     ``is_causal`` becomes a fixed additive mask, so that token selection can cut it like any table.
-    A float mask that may hold -inf is clamped.
+    A float mask that blocks by filling becomes a sum; one that may hold -inf is clamped.
     """
     made: dict[tuple[fx.Node | None, bool], fx.Node | None] = {}
+    blocks = Blocks(module)
     for node in calls(module.graph, ATEN.scaled_dot_product_attention):
         mask = _argument(node, "attn_mask", 3)
         causal = bool(_argument(node, "is_causal", 5) or False)
-        boolean = mask is not None and _dtype(mask) == torch.bool
-        if not (boolean or causal or (mask is not None and _may_be_infinite(module, mask))):
+        if not (isinstance(mask, fx.Node) or causal):
             continue
         key = (mask, causal)
         if key not in made:
-            dtype = _dtype(node)
             with module.graph.inserting_before(node):
                 if causal:
                     made[key] = _causal(module, node)
-                elif boolean:
-                    made[key] = _additive(module, mask, dtype)
+                elif dtype_of(mask) == torch.bool:
+                    made[key] = blocks.additive(mask, dtype_of(node))
                 else:
-                    made[key] = module.graph.call_function(ATEN.clamp_min.default, (mask, MASKED))
-            annotate(module, example_inputs)
-        _set_mask(node, made[key])
+                    made[key] = _finite(module, blocks.summed(mask))
+        if made[key] is not mask:
+            _set_mask(node, made[key])
+
+
+class Blocks:
+    """Boolean masks as additive ones, each made once.
+
+    Nodes are put in at the graph's insertion point.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.made: dict[fx.Node, fx.Node | None] = {}
+
+    def additive(self, keep: fx.Node, dtype: torch.dtype) -> fx.Node | None:
+        """0 where ``keep``, MASKED elsewhere; None when it never blocks anything."""
+        if keep not in self.made:
+            self.made[keep] = _additive(self.module, keep, dtype)
+        return self.made[keep]
+
+    def summed(self, mask: fx.Node) -> fx.Node | None:
+        """A float mask with sums in place of fills; itself where it has none."""
+        terms = [*_terms(self.module, mask)]
+        if not any(dtype_of(term) == torch.bool for term in terms):
+            return mask
+        total = None
+        for term in terms:
+            if dtype_of(term) == torch.bool:
+                term = self.additive(term, dtype_of(mask))
+            if total is None or term is None:
+                total = total or term
+            else:
+                total = emit(self.module.graph, ATEN.add.Tensor, total, term)
+        return total
+
+
+def _terms(module: fx.GraphModule, mask: fx.Node) -> Iterator[fx.Node]:
+    """What a float mask is the sum of; a fill gives what it fills, and a boolean one."""
+    if is_call(mask, ATEN.add.Tensor) and all(isinstance(n, fx.Node) for n in mask.args):
+        for each in mask.args:
+            yield from _terms(module, each)
+        return
+    fill = read_fill(module, mask)
+    if fill is None:
+        yield mask
+        return
+    inner, keep = fill
+    if constant_number(module, inner) != 0.0:
+        yield from _terms(module, inner)
+    yield keep
+
+
+def read_fill(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """(scores, where they count) of a call that fills the others with a number far below all."""
+    if is_call(node, ATEN.masked_fill):
+        inner, blocked, number = node.args
+        keep = None
+    elif is_call(node, ATEN.where.ScalarOther, ATEN.where.self):
+        keep, inner, number = node.args
+    else:
+        return None
+    low = constant_number(module, number)
+    if low is None or low > NEVER or not isinstance(inner, fx.Node):
+        return None
+    return inner, keep or _negated(blocked)
+
+
+def _negated(blocked: fx.Node) -> fx.Node:
+    if is_call(blocked, ATEN.logical_not, ATEN.bitwise_not):
+        return blocked.args[0]
+    for user in blocked.users:
+        if is_call(user, ATEN.logical_not):
+            return user
+    with blocked.graph.inserting_after(blocked):
+        return emit(blocked.graph, ATEN.logical_not.default, blocked)
+
+
+def constant_number(module: fx.GraphModule, given: object) -> float | None:
+    """A literal number, or the one that a constant without dimensions holds; None otherwise."""
+    if isinstance(given, fx.Node) and given.op == "get_attr" and shape(given) == ():
+        tensor = get_attribute(module, str(given.target))
+        given = None if isinstance(tensor, torch.nn.Parameter) else tensor.item()
+    return float(given) if isinstance(given, int | float) else None
+
+
+def _finite(module: fx.GraphModule, mask: fx.Node | None) -> fx.Node | None:
+    if mask is None or not _may_be_infinite(module, mask):
+        return mask
+    if mask.op == "get_attr":
+        table = get_attribute(module, str(mask.target)).clamp(min=MASKED)
+        return _table(module, f"{mask.target}_finite", table)
+    return emit(module.graph, ATEN.clamp_min.default, mask, MASKED)
 
 
 def _argument(node: fx.Node, name: str, position: int) -> object:
@@ -71,7 +165,10 @@ def _set_mask(node: fx.Node, mask: fx.Node | None) -> None:
 
 def _constant(module: fx.GraphModule, name: str, keep: torch.Tensor, dtype: torch.dtype) -> fx.Node:
     """A fixed additive mask: 0 where ``keep``, MASKED elsewhere."""
-    tensor = torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, MASKED)
+    return _table(module, name, torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, MASKED))
+
+
+def _table(module: fx.GraphModule, name: str, tensor: torch.Tensor) -> fx.Node:
     set_tensor(module, name, tensor)
     node = module.graph.get_attr(name)
     node.meta["val"] = tensor
@@ -81,7 +178,7 @@ def _constant(module: fx.GraphModule, name: str, keep: torch.Tensor, dtype: torc
 def _causal(module: fx.GraphModule, node: fx.Node) -> fx.Node:
     queries, keys = shape(node.args[0])[-2], shape(node.args[1])[-2]
     keep = torch.ones(queries, keys, dtype=torch.bool).tril()[None, None]
-    return _constant(module, f"mask_causal_{queries}_{keys}", keep, _dtype(node))
+    return _constant(module, f"mask_causal_{queries}_{keys}", keep, dtype_of(node))
 
 
 def _additive(module: fx.GraphModule, mask: fx.Node, dtype: torch.dtype) -> fx.Node | None:
@@ -89,34 +186,34 @@ def _additive(module: fx.GraphModule, mask: fx.Node, dtype: torch.dtype) -> fx.N
     graph = module.graph
     found = probe(module, mask)
     if found is None:
-        number = graph.call_function(ATEN.to.dtype, (mask, dtype))
-        minus = graph.call_function(ATEN.sub.Tensor, (number, 1.0))
-        return graph.call_function(ATEN.mul.Tensor, (minus, -MASKED))
+        number = emit(graph, ATEN.to.dtype, mask, dtype)
+        minus = emit(graph, ATEN.sub.Tensor, number, 1.0)
+        return emit(graph, ATEN.mul.Tensor, minus, -MASKED)
     source, fixed = found
     table = None if bool(fixed.all()) else _constant(module, f"mask_{mask.name}", fixed, dtype)
     if source is None:
         return table
-    real = graph.call_function(ATEN.ne.Scalar, (source, 0))
-    number = graph.call_function(ATEN.to.dtype, (real, dtype))
-    minus = graph.call_function(ATEN.sub.Tensor, (number, 1.0))
-    scaled = graph.call_function(ATEN.mul.Tensor, (minus, -MASKED))
-    rows = graph.call_function(ATEN.unsqueeze.default, (scaled, 1))
-    padding = graph.call_function(ATEN.unsqueeze.default, (rows, 1))
+    real = emit(graph, ATEN.ne.Scalar, source, 0)
+    number = emit(graph, ATEN.to.dtype, real, dtype)
+    minus = emit(graph, ATEN.sub.Tensor, number, 1.0)
+    scaled = emit(graph, ATEN.mul.Tensor, minus, -MASKED)
+    rows = emit(graph, ATEN.unsqueeze.default, scaled, 1)
+    padding = emit(graph, ATEN.unsqueeze.default, rows, 1)
     if table is None:
         return padding
-    return graph.call_function(ATEN.minimum.default, (padding, table))
+    return emit(graph, ATEN.minimum.default, padding, table)
 
 
 def _may_be_infinite(module: fx.GraphModule, mask: fx.Node) -> bool:
-    """Whether a float mask is made of -inf, or of numbers that the caller gives."""
+    """Whether a float mask is made of what may add up to -inf, or of what the caller gives."""
     if is_call(mask, ATEN.clamp_min):
         return False
     for node in ancestors(mask):
         if node.op == "get_attr":
             table = get_attribute(module, node.target)
-            if table.is_floating_point() and not bool(table.isfinite().all()):
+            if table.is_floating_point() and not bool((table >= MASKED).all()):
                 return True
-        given = node.op == "placeholder" and _dtype(node).is_floating_point
+        given = node.op == "placeholder" and dtype_of(node).is_floating_point
         if given or any(arg == -math.inf for arg in node.args if isinstance(arg, float)):
             return True
     return False
@@ -160,7 +257,8 @@ def probe(module: fx.GraphModule, mask: fx.Node) -> tuple[fx.Node | None, torch.
     return source, fixed.expand(1, 1, *fixed.shape[2:]).clone() if batch else fixed
 
 
-def _dtype(node: fx.Node) -> torch.dtype:
+def dtype_of(node: fx.Node) -> torch.dtype:
+    """The type of a tensor node's entries."""
     found = value(node)
     assert found is not None
     return found.dtype

@@ -75,8 +75,9 @@ class Program:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all weights and buffers."""
-        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+        """Bytes of all weights and buffers; what two names share counts once."""
+        apart = {tensor.data_ptr(): tensor for tensor in self.tensors.values()}
+        return sum(t.numel() * t.element_size() for t in apart.values())
 
     @cached_property
     def fingerprint(self) -> str:

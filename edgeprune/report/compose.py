@@ -132,7 +132,7 @@ def compose(
 
 
 def layers(choices: Sequence[Choices], plan: Plan) -> tuple[Layer, ...]:
-    """One row per sub-layer: what is left of it, and how many tokens come in and go on."""
+    """One row per sub-layer and spanning site: what is left, and how many tokens come and go."""
     rows = []
     tokens: dict[object, int] = {}
     for choice in choices:
@@ -143,13 +143,13 @@ def layers(choices: Sequence[Choices], plan: Plan) -> tuple[Layer, ...]:
             tokens[stream.tokens] = after or 0
         rows.append(
             Layer(
-                name=choice.residual.name,
+                name=choice.name,
                 axis=site.axis if site else None,
                 kept=tuple(plan.kept.get(site.name, range(site.units))) if site else (0,),
                 total=site.units if site else 1,
                 tokens_in=before,
                 tokens_out=after,
-                removed=choice.residual.name in plan.kept,
+                removed=choice.residual is not None and choice.name in plan.kept,
             )
         )
     return tuple(rows)

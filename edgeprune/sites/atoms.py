@@ -44,6 +44,10 @@ class Dim:
         found = self
         while found._same is not None:
             found = found._same
+        # Short-cuts for the next look-up: in a deep network the chains are long.
+        step = self
+        while step._same is not None and step._same is not found:
+            step._same, step = found, step._same
         return found
 
     def leaves(self) -> Iterator[Dim]:
@@ -53,6 +57,13 @@ class Dim:
             yield found
         for part in found.parts:
             yield from part.leaves()
+
+    def parts_within(self) -> Iterator[Dim]:
+        """This dimension and all its parts, theirs included."""
+        found = self.root
+        yield found
+        for part in found.parts:
+            yield from part.parts_within()
 
     def contains(self, other: Dim) -> bool:
         """Whether ``other`` is this dimension or one of its parts."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -12,9 +13,7 @@ from torch import fx
 
 from edgeprune.program.graph import (
     ATEN,
-    ancestors,
     calls,
-    descendants,
     get_attribute,
     is_call,
     is_size,
@@ -29,7 +28,8 @@ class Residual:
     Attributes:
         name: of the sub-layer: ``encoder.layer.3.attention``.
         add: the sum. Cutting the sub-layer puts ``entry`` in its place.
-        entry: the residual stream before the branch.
+        entry: the other operand, the residual stream. The branch reads it, or what it was before
+            other branches that read the same were added.
         branch: the branch's last node, the other operand of ``add``.
         nodes: the branch's nodes in graph order; weights are not among them.
     """
@@ -83,25 +83,66 @@ def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
     order = {node: index for index, node in enumerate(module.graph.nodes)}
     found: list[Residual] = []
     taken: set[str] = set()
+    entries: dict[fx.Node, fx.Node] = {}
     for add in calls(module.graph, ATEN.add):
         for entry, branch in _operand_pairs(add):
-            nodes = _closed_branch(entry, branch, add, order)
-            if nodes and any(_weights(nodes)) and not any(r.add in nodes for r in found):
+            stream = _read_by(branch, entry, entries, order)
+            nodes = _closed_branch(stream, branch, add, order)
+            if nodes and any(_weights(nodes)) and entries.keys().isdisjoint(nodes):
                 name = _name(module, nodes, taken)
                 found.append(Residual(name, add, entry, branch, nodes))
+                entries[add] = entry
                 break
-    return tuple(found)
+    return _joined_layers(found)
+
+
+def _joined_layers(residuals: list[Residual]) -> tuple[Residual, ...]:
+    """Under the name of the layer where each sub-layer has a number of its own in it.
+
+    ``block.3.layer.0.attention`` and ``block.3.layer.1.ffn`` belong to ``block.3``.
+    """
+    alone = Counter(residual.layer for residual in residuals)
+    groups: dict[str, list[Residual]] = {}
+    for residual in residuals:
+        outer = _outer_layer(residual.layer)
+        if outer and alone[residual.layer] == 1:
+            groups.setdefault(outer, []).append(residual)
+    renamed: dict[str, str] = {}
+    taken = {residual.name for residual in residuals}
+    for outer, parts in groups.items():
+        if outer not in alone and len({part.name.rpartition(".")[2] for part in parts}) > 1:
+            for part in parts:
+                renamed[part.name] = _unique(f"{outer}.{part.name.rpartition('.')[2]}", taken)
+    return tuple(replace(r, name=renamed.get(r.name, r.name)) for r in residuals)
+
+
+def _outer_layer(layer: str) -> str:
+    """The prefix up to the number before the last: ``block.3`` of ``block.3.layer.0``."""
+    words = layer.split(".")[:-1]
+    while words and not words[-1].isdigit():
+        words.pop()
+    return ".".join(words)
+
+
+def _unique(base: str, taken: set[str]) -> str:
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
     """Runs of two or more sub-layers under one numbered prefix."""
     groups: dict[str, list[Residual]] = {}
+    order: dict[fx.Node, int] = {}
     for residual in residuals:
+        order = order or {node: i for i, node in enumerate(residual.add.graph.nodes)}
         groups.setdefault(residual.layer, []).append(residual)
     layers = []
     for name, parts in groups.items():
         end = (parts[-1].add, *parts[-1].closing_norms)[-1]
-        if name and len(parts) > 1 and _is_closed(parts[0].entry, end):
+        if name and len(parts) > 1 and _is_closed(parts[0].entry, end, order):
             layers.append(Layer(name, parts[0].entry, end, tuple(parts)))
     return tuple(layers)
 
@@ -114,17 +155,46 @@ def _operand_pairs(add: fx.Node) -> Iterable[tuple[fx.Node, fx.Node]]:
         yield two, one
 
 
+def _read_by(
+    branch: fx.Node, entry: fx.Node, sums: dict[fx.Node, fx.Node], order: dict[fx.Node, int]
+) -> fx.Node:
+    """The stream that a branch reads: ``entry``, or before the branches that run beside it."""
+    stream = entry
+    while stream in sums and not between(stream, branch, order):
+        stream = sums[stream]
+    return stream
+
+
 def _closed_branch(
     entry: fx.Node, branch: fx.Node, add: fx.Node, order: dict[fx.Node, int]
 ) -> tuple[fx.Node, ...]:
     """Nodes between ``entry`` and ``branch``, or () when something outside reads one of them."""
-    before = ancestors(branch)
-    if entry not in before or entry is branch:
+    if entry is branch:
         return ()
-    inside = {n for n in before & descendants(entry) if not is_size(n)} - {entry}
+    inside = {n for n in between(entry, branch, order) if not is_size(n)}
     if any(user not in inside and user is not add for node in inside for user in node.users):
         return ()
     return tuple(sorted(inside, key=order.__getitem__))
+
+
+def between(entry: fx.Node, end: fx.Node, order: Mapping[fx.Node, int]) -> set[fx.Node]:
+    """What is computed from ``entry`` and leads to ``end``, which is included; empty if nothing.
+
+    Looks at no node before ``entry``, so that all branches of a deep network cost what it is long.
+    """
+    first = order[entry]
+    before = {end} if order[end] > first else set()
+    todo = list(before)
+    while todo:
+        for source in todo.pop().all_input_nodes:
+            if source not in before and order[source] > first:
+                before.add(source)
+                todo.append(source)
+    inside = {entry}
+    for node in sorted(before, key=order.__getitem__):
+        if any(source in inside for source in node.all_input_nodes):
+            inside.add(node)
+    return inside - {entry} if end in inside else set()
 
 
 def _weights(nodes: Iterable[fx.Node]) -> list[str]:
@@ -149,12 +219,7 @@ def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -
         matrices = [w for w in dict.fromkeys(_weights(nodes)) if _is_matrix(module, w)]
         linear = any(is_call(n, ATEN.linear) for n in nodes)
         word = "branch" if len(matrices) < 2 else "ffn" if linear else "block"
-    base = name = f"{layer}.{word}" if layer else word
-    number = 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
+    return _unique(f"{layer}.{word}" if layer else word, taken)
 
 
 def _is_matrix(module: fx.GraphModule, path: str) -> bool:
@@ -175,7 +240,6 @@ def layer_prefix(paths: Iterable[str]) -> str:
     return ".".join(common)
 
 
-def _is_closed(entry: fx.Node, end: fx.Node) -> bool:
-    between = (ancestors(end) & descendants(entry)) - {entry, end}
-    inside = {node for node in between if not is_size(node)}
+def _is_closed(entry: fx.Node, end: fx.Node, order: Mapping[fx.Node, int]) -> bool:
+    inside = {node for node in between(entry, end, order) - {end} if not is_size(node)}
     return all(user in inside or user is end for node in inside for user in node.users)

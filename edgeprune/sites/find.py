@@ -134,33 +134,27 @@ def find_sites(program: Program) -> Sites:
 
 def carriers(flow: Flow, atom: Dim) -> tuple[tuple[str, int], ...]:
     """(path, dimension) of every weight and buffer that holds the atom."""
-    return tuple(
-        (path, axis)
-        for path, dims in flow.tensors.items()
-        for axis, dim in enumerate(dims)
-        if dim.contains(atom)
-    )
+    return tuple(flow.holders.get(atom.root, ()))
 
 
 def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
     """Every atom with weights behind it, under a name from those weights."""
     module = flow.program.module
-    weights = [
-        path for path in flow.tensors if isinstance(get_attribute(module, path), torch.nn.Parameter)
-    ]
+    trained = {
+        path: dims
+        for path, dims in flow.tensors.items()
+        if isinstance(get_attribute(module, path), torch.nn.Parameter)
+    }
     atoms = dict.fromkeys(
-        leaf
-        for path in weights
-        for dim in flow.tensors[path]
-        for leaf in dim.leaves()
-        if leaf.size > 1
+        leaf for dims in trained.values() for dim in dims for leaf in dim.leaves() if leaf.size > 1
     )
     named: dict[str, Dim] = {}
     for atom in atoms:
         axis = axes.get(atom, "units")
         if axis in NOT_WIDTH:
             continue
-        prefix = layer_prefix(path for path, _ in carriers(flow, atom) if path in weights)
+        owners = (path for path, _ in carriers(flow, atom))
+        prefix = layer_prefix(filter(trained.__contains__, owners))
         word = WIDTH_NAMES.get(axis, axis)
         base = name = f"{prefix}.{word}" if prefix and axis != "d_model" else word
         number = 2

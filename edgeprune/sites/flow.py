@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from torch import fx
 
 from edgeprune.program.graph import fake_values, is_size, one_more, op_name, shape, value
 from edgeprune.program.program import Program
+from edgeprune.program.refusals import at
 from edgeprune.registry import Registry
 from edgeprune.sites.atoms import Dim, product, unify
 
@@ -30,10 +31,6 @@ literals = LITERALS.register
 
 
 OUTPUT = "it is an output of the model"
-# As in a traceback: the frames of an exported node.
-_FRAME = re.compile(r'File "(.+)", line (\d+)')
-_SLASH = r"[\\/]"
-_TORCH = re.compile(rf"-packages{_SLASH}torch{_SLASH}")
 
 
 class Flow:
@@ -44,6 +41,8 @@ class Flow:
         tensors: path of a weight or buffer -> its Dims.
         batch: the dimension every input starts with.
         roles: (role, dimension) pairs that rules saw: "heads", "kv_heads", "tokens", ...
+        used_up: (call, input) -> dimensions of the input that the call sums over. Its result may
+            carry the same atom again: a convolution whose output is added to its input does.
         unknown: calls without a rule; all they touch is frozen.
     """
 
@@ -52,11 +51,14 @@ class Flow:
         self.dims: dict[fx.Node, Dims | list[Dims]] = {}
         self.tensors: dict[str, Dims] = {}
         self.roles: list[tuple[str, Dim]] = []
+        self.used_up: defaultdict[tuple[fx.Node, fx.Node], list[Dim]] = defaultdict(list)
         self.unknown: list[fx.Node] = []
         self.batch = Dim(program.example_inputs[0].shape[0])
         self.batch.freeze("it is the batch")
         for node in program.module.graph.nodes:
             self.dims[node] = self._visit(node)
+        for node in program.module.graph.nodes:
+            self._freeze_repeated(node)
 
     def of(self, node: Any) -> Dims:
         """The dimensions of a tensor argument; () for anything else."""
@@ -67,6 +69,16 @@ class Flow:
         """The dimensions of each of a node's outputs."""
         found = self.dims[node]
         return found if isinstance(found, list) else [found]
+
+    @cached_property
+    def holders(self) -> dict[Dim, list[tuple[str, int]]]:
+        """Dimension or part of one -> (path, dimension) of every weight and buffer with it."""
+        found: dict[Dim, list[tuple[str, int]]] = defaultdict(list)
+        for path, dims in self.tensors.items():
+            for axis, dim in enumerate(dims):
+                for part in dict.fromkeys(dim.parts_within()):
+                    found[part].append((path, axis))
+        return found
 
     def fresh(self, node: fx.Node) -> Dims:
         """New atoms for a node's output."""
@@ -81,6 +93,16 @@ class Flow:
         """Say that these dimensions cannot be cut."""
         for dim in dims:
             dim.freeze(reason)
+
+    def use_up(self, node: fx.Node, source: Any, *dims: Dim) -> None:
+        """Note that a call sums over dimensions of one of its inputs."""
+        self.used_up[node, source] += dims
+
+    def uses(self, node: fx.Node, source: fx.Node, atom: Dim) -> bool:
+        """Whether a call sums over the atom in that input, or its result does not carry it on."""
+        if any(dim.contains(atom) for dim in self.used_up.get((node, source), ())):
+            return True
+        return not any(dim.contains(atom) for dims in self.outputs(node) for dim in dims)
 
     def role(self, name: str, dim: Dim) -> None:
         """Note what a dimension is for."""
@@ -104,6 +126,18 @@ class Flow:
             return ()
         found = rule_for(node)
         return found(self, node) if found else self.without_rule(node)
+
+    def _freeze_repeated(self, node: fx.Node) -> None:
+        """One atom in two dimensions, as in a Gram matrix: masking one of them is not enough."""
+        for dims in self.outputs(node):
+            if self.batch not in dims:  # a square weight is cut in both
+                continue
+            seen: set[Dim] = set()
+            for dim in dims:
+                leaves = {leaf for leaf in dim.leaves() if leaf.size > 1}
+                for leaf in leaves & seen:
+                    leaf.freeze(f"{describe(node)} has it in two dimensions")
+                seen |= leaves
 
     def without_rule(self, node: fx.Node) -> Dims | list[Dims]:
         """What nothing is known about: all it touches is frozen."""
@@ -159,16 +193,8 @@ def _registered(table: dict[Any, Any], key: Any) -> Any:
 
 
 def describe(node: fx.Node) -> str:
-    """``view_3 (aten.view.default, model.py:57)``, for reasons and messages."""
-    line = source_line(node)
-    return f"{node.name} ({op_name(node)}, {line})" if line else f"{node.name} ({op_name(node)})"
-
-
-def source_line(node: fx.Node) -> str | None:
-    """``model.py:57``, the innermost line outside torch that made the node, if export noted it."""
-    lines = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [(path, number) for path, number in lines if not _TORCH.search(path)]
-    return f"{re.split(_SLASH, own[-1][0])[-1]}:{own[-1][1]}" if own else None
+    """``view_3 (aten.view.default, at model.py:57)``, for reasons and messages."""
+    return f"{node.name} ({op_name(node)}{at(node)})"
 
 
 def is_tensor(node: Any) -> bool:

@@ -8,21 +8,17 @@ from itertools import chain
 
 from torch import fx
 
-from edgeprune.program.graph import (
-    ATEN,
-    MASKED,
-    ancestors,
-    descendants,
-    get_attribute,
-    is_call,
-)
+from edgeprune.program.graph import ATEN, MASKED, ancestors, get_attribute, is_call, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import Flow, describe
 
 # What may use the token dimension up: each treats all tokens alike, so that a dropped token is
 # one that does not count.
-CONSUMERS = (ATEN.sum, ATEN.mean, ATEN.amax, ATEN.matmul, ATEN.bmm)
+CONSUMERS = (
+    *(ATEN.sum, ATEN.mean, ATEN.amax, ATEN.matmul, ATEN.bmm),
+    ATEN.scaled_dot_product_attention,  # over the keys of another sequence
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,15 @@ class TokenStream:
 def find_token_streams(flow: Flow, residuals: tuple[Residual, ...]) -> tuple[TokenStream, ...]:
     """One per self-attention sub-layer, in graph order."""
     streams: list[TokenStream] = []
+    uses: dict[Dim, _Uses] = {}
     for residual in residuals:
         for attention in residual.attentions:
             queries, keys = (flow.of(attention.args[i])[2].root for i in (0, 1))
             stream = flow.of(residual.add)
             if queries is keys and len(stream) == 3 and stream[1].root is queries:
-                pinned, why_not = _follow(flow, residual.add, queries)
+                if queries not in uses:
+                    uses[queries] = _Uses(flow, queries)
+                pinned, why_not = uses[queries].follow(residual.add)
                 name = _name(residual, {stream.name for stream in streams})
                 streams.append(
                     TokenStream(name, residual, attention, queries, tuple(sorted(pinned)), why_not)
@@ -84,28 +83,77 @@ def _name(residual: Residual, taken: set[str]) -> str:
     return name
 
 
-def _follow(flow: Flow, start: fx.Node, tokens: Dim) -> tuple[set[int], str | None]:
-    """Positions read by number after ``start``, and the first thing that forbids dropping any."""
-    pinned: set[int] = set()
-    for node in sorted(descendants(start) - {start}):
-        if node.op == "output":
-            if any(_carries(flow, n, tokens) for n in node.all_input_nodes):
-                return pinned, "the tokens are an output of the model"
-            continue
-        carried = [n for n in node.all_input_nodes if _carries(flow, n, tokens)]
-        if not carried:
-            continue
-        if node in flow.unknown:
-            return pinned, f"no rule for {describe(node)}, which reads the tokens"
-        if not all(_whole(dim, tokens) for n in (*carried, node) for dim in _dims(flow, n)):
-            return pinned, f"{describe(node)} reads some tokens by their place"
-        if _carries(flow, node, tokens):
-            continue
-        if is_call(node, ATEN.select) and node.args[2] in (0, -1):
-            pinned.add(node.args[2])
-        elif not is_call(node, *CONSUMERS):
-            return pinned, f"{describe(node)} reads tokens by their place"
-    return pinned, None
+@dataclass(frozen=True)
+class _Use:
+    """One reader that does not hand the tokens on as they came."""
+
+    pins: int | None = None
+    why_not: str | None = None
+
+
+class _Uses:
+    """What uses one token dimension up, found in one pass over the graph.
+
+    Attributes:
+        found: in graph order.
+        after: node -> which of them can be reached from it, as the bits of a number.
+    """
+
+    def __init__(self, flow: Flow, tokens: Dim) -> None:
+        self.found: list[_Use] = []
+        self.after: dict[fx.Node, int] = {}
+        own: dict[fx.Node, int] = {}
+        nodes = list(flow.program.module.graph.nodes)
+        for node in nodes:
+            use = _use(flow, node, tokens)
+            if use is not None:
+                own[node] = 1 << len(self.found)
+                self.found.append(use)
+        for node in reversed(nodes):
+            reached = 0
+            for user in node.users:
+                reached |= own.get(user, 0) | self.after[user]
+            self.after[node] = reached
+
+    def follow(self, start: fx.Node) -> tuple[set[int], str | None]:
+        """Positions read by number after ``start``, and the first thing that forbids dropping."""
+        pinned: set[int] = set()
+        for number, use in enumerate(self.found):
+            if self.after[start] >> number & 1:
+                if use.why_not is not None:
+                    return pinned, use.why_not
+                if use.pins is not None:
+                    pinned.add(use.pins)
+        return pinned, None
+
+
+def _use(flow: Flow, node: fx.Node, tokens: Dim) -> _Use | None:
+    """How a node uses the tokens up; None where it hands them on or has none."""
+    carried = [n for n in node.all_input_nodes if _carries(flow, n, tokens)]
+    if not carried:
+        return None
+    if node.op == "output":
+        return _Use(why_not="the tokens are an output of the model")
+    if node in flow.unknown:
+        return _Use(why_not=f"no rule for {describe(node)}, which reads the tokens")
+    if any(_shared_table(flow, n) for n in carried):
+        return _Use(why_not=f"{describe(node)} reads a table that joins the batch with the heads")
+    if not all(_whole(dim, tokens) for n in (*carried, node) for dim in _dims(flow, n)):
+        return _Use(why_not=f"{describe(node)} reads some tokens by their place")
+    if _carries(flow, node, tokens):
+        return None
+    if is_call(node, ATEN.select) and node.args[2] in (0, -1):
+        return _Use(pins=node.args[2])
+    if not is_call(node, *CONSUMERS):
+        return _Use(why_not=f"{describe(node)} reads tokens by their place")
+    return None
+
+
+def _shared_table(flow: Flow, node: fx.Node) -> bool:
+    """Whether it is no float and has no batch of its own, by which tokens could be taken."""
+    kind = value(node)
+    joined = (d.contains(flow.batch) and d.root is not flow.batch.root for d in flow.of(node))
+    return kind is not None and not kind.is_floating_point() and any(joined)
 
 
 def _carries(flow: Flow, node: fx.Node, tokens: Dim) -> bool:

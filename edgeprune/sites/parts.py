@@ -22,9 +22,6 @@ from edgeprune.sites.site import Site
 if TYPE_CHECKING:
     from edgeprune.sites.find import Sites
 
-# Cutting it changes what the model's inputs mean: never without being asked for.
-OPT_IN = ("vocabulary",)
-
 
 @dataclass(frozen=True)
 class Part:
@@ -73,7 +70,7 @@ def spanning_sites(sites: Sites) -> tuple[Site, ...]:
     return tuple(
         site
         for site in sites.cuttable
-        if site.kind == "width" and site.exact and site.name not in own and site.axis not in OPT_IN
+        if site.kind == "width" and site.exact and site.name not in own
     )
 
 

@@ -119,6 +119,59 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class Product:
+    """A part of the model whose cost several blocks' choices multiply.
+
+    Every share is a row of (milliseconds, activations, weights), from 0 to 1.
+
+    Attributes:
+        name: shown in messages.
+        owner: the block whose option and token level the base depends on; None: it is constant,
+            and the tables have one row and one column.
+        latency_ms: ``[options, levels]``.
+        weight_mb: ``[options]``.
+        held_mb, alive_mb: ``[options, levels]``, memory while it runs: what no share changes,
+            and what they multiply.
+        shares: block -> ``[options, 3]``.
+
+    Raises:
+        InputError: a shape is wrong, or a value is NaN, infinite or negative.
+    """
+
+    name: str
+    owner: int | None
+    latency_ms: FloatArray
+    weight_mb: FloatArray
+    held_mb: FloatArray
+    alive_mb: FloatArray
+    shares: Mapping[int, FloatArray]
+
+    def __post_init__(self) -> None:
+        where = f"product '{self.name}'"
+        shape = np.shape(self.latency_ms)
+        for name, wanted in (("latency_ms", shape), ("held_mb", shape), ("alive_mb", shape)):
+            object.__setattr__(self, name, _numbers(where, name, getattr(self, name), wanted))
+        weight = _numbers(where, "weight_mb", self.weight_mb, shape[:1])
+        object.__setattr__(self, "weight_mb", weight)
+
+    def base(self, choices: IntArray, levels: IntArray) -> tuple[FloatArray, ...]:
+        """``[plans]`` each: latency, weight, memory held and alive, before the shares."""
+        nothing = np.zeros(len(choices), dtype=np.int64)
+        option = nothing if self.owner is None else choices[:, self.owner]
+        level = nothing if self.owner is None else levels[:, self.owner]
+        tables = (self.latency_ms, self.held_mb, self.alive_mb)
+        latency, held, alive = (table[option, level] for table in tables)
+        return latency, self.weight_mb[option], held, alive
+
+    def left(self, choices: IntArray) -> FloatArray:
+        """``[plans, 3]``: all shares multiplied."""
+        found = np.ones((len(choices), 3))
+        for place, shares in self.shares.items():
+            found = found * shares[choices[:, place]]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A model as the solver sees it: blocks in order of depth, run at level 0 to begin with.
 
@@ -129,6 +182,7 @@ class Problem:
         fixed_weight_mb: likewise.
         fixed_activation_mb: peak transient memory outside the blocks.
         tail_latency_ms: ``[levels]``, what runs after the last block at the last level; None = 0.
+        products: on top of the blocks, parts whose costs several of their choices multiply.
 
     Raises:
         InputError: a shape is wrong, a value is NaN or negative, or the levels do not fall.
@@ -140,6 +194,7 @@ class Problem:
     fixed_weight_mb: float = 0.0
     fixed_activation_mb: float = 0.0
     tail_latency_ms: FloatArray | None = None
+    products: tuple[Product, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_levels", tuple(int(level) for level in self.token_levels))
@@ -161,6 +216,21 @@ class Problem:
         if self.tail_latency_ms is not None:
             tail = _numbers("problem", "tail_latency_ms", self.tail_latency_ms, (len(levels),))
             object.__setattr__(self, "tail_latency_ms", tail)
+        for product in self.products:
+            self._check_product(product)
+
+    def _check_product(self, product: Product) -> None:
+        """Its tables are as large as the blocks' that they depend on."""
+        where, owner = f"product '{product.name}'", product.owner
+        wanted = (1, 1) if owner is None else self.blocks[owner].latency_ms.shape
+        if product.latency_ms.shape != wanted:
+            raise InputError(
+                f"{where}: latency_ms has shape {product.latency_ms.shape}, wanted {wanted}"
+            )
+        for place, shares in product.shares.items():
+            rows = (len(self.blocks[place].options), 3)
+            if _numbers(where, f"shares of block {place}", shares, rows).max() > 1:
+                raise InputError(f"{where}: shares of block {place} exceed 1")
 
     @property
     def tail(self) -> FloatArray:
@@ -294,6 +364,12 @@ def evaluate_all(
         assert block.select_damage is not None and block.select_latency_ms is not None
         damage += np.where(drops, block.select_damage[here, after], 0.0)
         latency += np.where(drops, block.select_latency_ms[here, after], 0.0)
+    for product in problem.products:
+        base_ms, base_mb, held, alive = product.base(choices, levels)
+        share_ms, share_alive, share_mb = product.left(choices).T
+        latency += base_ms * share_ms
+        weight += base_mb * share_mb
+        activation = np.maximum(activation, held + alive * share_alive)
     latency += problem.tail[levels_after[:, -1]]
     costs = np.stack([latency, weight + activation, weight, damage], axis=1)
     plans = zip(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from edgeprune.registry import Registry
+from edgeprune.solve.condense import Solver, solve_products
 from edgeprune.solve.problem import Bounds, Problem
 from edgeprune.solve.solution import Solution
-
-Solver = Callable[[Problem, Bounds], Solution]
 
 SOLVERS: Registry[Solver] = Registry("solver")
 register = SOLVERS.register
@@ -16,6 +13,9 @@ register = SOLVERS.register
 
 def solve(problem: Problem, bounds: Bounds, solver: str = "auto") -> Solution:
     """The least damaging plan within ``bounds``.
+
+    Where costs multiply (``problem.products``) the solver is asked about sums around plans, in
+    turn (see ``condense``); the certificate then says how good the plan is at least.
 
     Args:
         problem: the tables.
@@ -27,7 +27,8 @@ def solve(problem: Problem, bounds: Bounds, solver: str = "auto") -> Solution:
         InfeasibleError: no plan is within the bounds; the message has the least reachable.
         InputError: no such solver, or one that does not take these bounds.
     """
-    return SOLVERS.named(solver)(problem, bounds)
+    asked = SOLVERS.named(solver)
+    return solve_products(asked, problem, bounds) if problem.products else asked(problem, bounds)
 
 
 @register("auto")

@@ -139,10 +139,11 @@ def sites_stage(program: Program, out: Path) -> Sites:
     if not sites.cuttable:
         reasons = "; ".join(f"{s.name}: {s.why_not}" for s in sites.sites[:5]) or "no weights found"
         raise InputError(f"nothing in this model can be cut. {reasons}. See sites.json.")
-    if not sites.residuals:
+    if not sites.parts:
         raise InputError(
-            "the model has no residual sub-layer x + f(x); plans are made of those. "
-            "See sites.json for what `edgeprune apply` can cut by a plan of your own."
+            "no cut of this model has a price, so nothing can be chosen: got "
+            f"{', '.join(s.name for s in sites.cuttable[:5])}, wanted a sub-layer x + f(x) or an "
+            "exact width. `edgeprune apply` cuts these by a plan of your own; see sites.json."
         )
     counts: dict[str, int] = {}
     for site in sites.cuttable:
@@ -177,7 +178,7 @@ def score_stage(
 
     def measure() -> Damage:
         evidence = Evidence(sites, batches, settings.seed, labels)
-        orders = rank_units(evidence, settings.criterion)
+        orders = rank_units(evidence, settings.criterion, widths)
         return measure_damage(evidence, orders, widths, tokens, cluster)
 
     return stages.keep(
@@ -251,10 +252,7 @@ def dense_stage(
 
 def solve_stage(stages: Stages, search: Search, settings: Settings) -> SearchResult:
     """The plan, written to ``plan.json`` with its certificate."""
-    open_ = [
-        (c.residual.name, [o.units for o in c.options], c.stream is not None)
-        for c in search.choices
-    ]
+    open_ = [(c.name, [o.units for o in c.options], c.stream is not None) for c in search.choices]
     measured = (search.damage.to_json(), search.table.hash, search.task.content_hash())
     asked = (asdict(search.bounds), vars(search.lowering), search.solver, open_)
     trial = (search.trial_steps, search.trial_minutes, search.seed)

@@ -83,15 +83,14 @@ def masked(sites: Sites, plan: Plan) -> Program:
 
 
 def readers(sites: Sites, atom: Dim) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """(reader, input) wherever an operator uses the atom up: its output no longer carries it."""
+    """(reader, input) wherever an operator uses the atom up, by summing over it or otherwise."""
     flow = sites.flow
     for node in sites.program.module.graph.nodes:
         if node.op != "call_function":
             continue
-        if any(dim.contains(atom) for dims in flow.outputs(node) for dim in dims):
-            continue
         for source in node.all_input_nodes:
-            if source.op != "get_attr" and any(dim.contains(atom) for dim in flow.of(source)):
+            carried = any(dim.contains(atom) for dim in flow.of(source))
+            if carried and source.op != "get_attr" and flow.uses(node, source, atom):
                 yield node, source
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgeprune import files
 from edgeprune.errors import InputError
+from edgeprune.export.folder import capture_folder, is_folder, read_folder
 from edgeprune.program.capture import from_exported, load_exported
 from edgeprune.program.program import Program
 from edgeprune.task import Batch, Predict, Score, Task, batches, check_batch, cosines, predict_all
@@ -29,7 +30,8 @@ class ModelFileTask(Task):
     model's outputs (the first output, if it has several).
 
     Args:
-        model_path: a ``.pt2`` of ``torch.export.save``, its first dimension dynamic.
+        model_path: a ``.pt2`` of ``torch.export.save``, its first dimension dynamic, or a Hugging
+            Face folder.
         calibration_path: a ``.npz`` with one array per input, ``[examples, ...]``, under the
             input's name.
 
@@ -74,7 +76,7 @@ class ModelFileTask(Task):
         return {"model": model, "calibration": calibration}
 
     def content_hash(self) -> str:
-        return files.content_hash(*(files.sha256_of(path) for path in self._files))
+        return files.content_hash(*(_hash_of(path) for path in self._files))
 
     @cached_property
     def _test_answers(self) -> Tensor:
@@ -85,12 +87,22 @@ class ModelFileTask(Task):
         return predict_all(lambda inputs: self._model(*inputs), self._validation)
 
 
+def _hash_of(path: Path) -> str:
+    """Of a file, or of what lies in a folder."""
+    if path.is_file():
+        return files.sha256_of(path)
+    inside = sorted(each for each in path.iterdir() if each.is_file())
+    return files.content_hash([(each.name, files.sha256_of(each)) for each in inside])
+
+
 def _cosines(predict: Predict, inputs: Batch, wanted: Tensor) -> np.ndarray:
     # Below 0 is no better than 0, where a score starts.
     return cosines(predict_all(predict, inputs), wanted).clamp(min=0).numpy()
 
 
 def _read_model(path: Path) -> Program:
+    if is_folder(path):
+        return capture_folder(read_folder(path))
     exported, notes = load_exported(path)
     known = notes or {}
     if notes is not None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeprune.errors import EdgepruneError
 from edgeprune.lower.graph import aten, is_call
 from edgeprune.lower.prepare import prepare
 
@@ -113,13 +112,15 @@ def test_a_fully_masked_row_stays_finite() -> None:
     assert prepare(module, (x, mask))(x, mask).isfinite().all()
 
 
-def test_batches_are_refused() -> None:
-    class Pure(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return functional.scaled_dot_product_attention(x, x, x)
+@pytest.mark.parametrize("mask", [None, (3, 1, T, T), (1, HEADS, T, T), (3, HEADS, 1, T), (T, T)])
+def test_attention_in_windows_equals_the_original(mask: tuple[int, ...] | None) -> None:
+    class Windows(nn.Module):
+        def forward(self, x: Tensor, *bias: Tensor) -> Tensor:
+            return functional.scaled_dot_product_attention(x, x, x, *bias)
 
-    with pytest.raises(EdgepruneError, match="wanted batch 1"):
-        prepare(Pure(), (torch.randn(3, HEADS, T, HEAD),))
+    inputs = (torch.randn(3, HEADS, T, HEAD), *([] if mask is None else [torch.randn(mask)]))
+    graph = prepare(Windows(), inputs)
+    torch.testing.assert_close(graph(*inputs), Windows()(*inputs), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("keys", [(1, 2, 1, HEAD, T), (2, 3, HEAD, T), (1, 1, HEAD, T), (HEAD,)])

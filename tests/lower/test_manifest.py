@@ -56,6 +56,12 @@ def test_a_manifest_names_plan_profile_interface_and_checksums(artifact: Artifac
     assert body["versions"]["executorch"]
 
 
+def test_a_manifest_lists_the_ids_that_a_cut_vocabulary_scores(artifact: Artifact) -> None:
+    assert "vocabulary" not in json.loads(written(artifact, {}))
+    body = json.loads(written(artifact, {"vocabulary": '{"logits": [0, 7, 9]}'}))
+    assert body["vocabulary"] == {"logits": [0, 7, 9]}
+
+
 def test_no_path_user_time_or_calibration_gets_in(artifact: Artifact) -> None:
     meta = {
         "licence": "MIT",

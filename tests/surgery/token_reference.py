@@ -100,13 +100,15 @@ class Reference(fx.Interpreter):
             self.alive = torch.ones(k.shape[0], k.shape[2])
         if self.real is None:
             self.real = torch.ones_like(self.alive, dtype=torch.bool)
+        if k.shape[2] != self.alive.shape[1]:  # another sequence, as a decoder's
+            return scores.softmax(-1) @ v
         if self.kept:
             scores = scores + (1.0 - self.counted().to(q.dtype))[:, None, None, :] * HIDDEN
         probabilities = scores.softmax(-1)
         heads = self.heads(n, q.shape[1]).to(q.dtype)[:, None, None]
-        asking = (self.real & self.alive.bool()).to(q.dtype)[:, None, :, None]
         for add in self.streams:
             if self.streams[add].attention is n:
+                asking = (self.real & self.alive.bool()).to(q.dtype)[:, None, :, None]
                 self.received[add.name] = (probabilities * heads * asking).sum((1, 2))
         return probabilities @ v * heads
 

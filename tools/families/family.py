@@ -69,6 +69,17 @@ def words(tokens: int = 12, vocabulary: int = 50) -> Inputs:
     )
 
 
+def padded_words(tokens: int = 12, vocabulary: int = 50) -> Inputs:
+    """Token ids [batch, tokens] and a mask of the same shape: 1 for words, then 0 for padding."""
+
+    def draw(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        real = torch.randint(2, tokens + 1, (batch, 1), generator=generator)
+        ids = torch.randint(0, vocabulary, (batch, tokens), generator=generator)
+        return ids, (torch.arange(tokens)[None] < real).long()
+
+    return draw
+
+
 def pixels(size: int = 32, channels: int = 3) -> Inputs:
     """Images [batch, channels, size, size]."""
     return lambda batch, generator: (torch.randn(batch, channels, size, size, generator=generator),)

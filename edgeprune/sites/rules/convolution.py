@@ -32,6 +32,7 @@ def convolution(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
     groups = Dim(groups_of(node))
     flow.tie(x[1], _times(groups, weight[1]), node)
     flow.tie(weight[0], _times(groups, Dim(weight[0].size // groups.size)), node)
+    flow.use_up(node, node.args[0], weight[1])
     return _slide(flow, node, weight[0], groups)
 
 
@@ -43,7 +44,9 @@ def transposed_convolution(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
         return flow.without_rule(node)
     groups = Dim(groups_of(node))
     flow.tie(x[1], weight[0], node)
-    flow.tie(weight[0], _times(groups, Dim(weight[0].size // groups.size)), node)
+    one_group = Dim(weight[0].size // groups.size)
+    flow.tie(weight[0], _times(groups, one_group), node)
+    flow.use_up(node, node.args[0], one_group)
     return _slide(flow, node, _times(groups, weight[1]), groups)
 
 

@@ -14,6 +14,7 @@ def linear(flow: Flow, node: fx.Node) -> Dims:
     """y[..., out] = sum over in of x[..., in] weight[out, in] + bias[out]."""
     x, weight = flow.of(node.args[0]), flow.of(node.args[1])
     flow.tie(x[-1], weight[1], node)
+    flow.use_up(node, node.args[0], x[-1])
     if len(node.args) > 2 and node.args[2] is not None:
         flow.tie(weight[0], flow.of(node.args[2])[0], node)
     return (*x[:-1], weight[0])
@@ -24,6 +25,7 @@ def addmm(flow: Flow, node: fx.Node) -> Dims:
     """bias[out] + x[rows, in] @ weight[in, out]."""
     bias, x, weight = (flow.of(argument) for argument in node.args[:3])
     flow.tie(x[1], weight[0], node)
+    flow.use_up(node, node.args[1], x[1])
     flow.tie(bias[-1], weight[1], node)
     return (x[0], weight[1])
 
@@ -32,7 +34,10 @@ def addmm(flow: Flow, node: fx.Node) -> Dims:
 def matmul(flow: Flow, node: fx.Node) -> Dims:
     """Contract a's last dimension with b's second to last; the leading ones broadcast."""
     a, b = flow.of(node.args[0]), flow.of(node.args[1])
-    flow.tie(a[-1], b[-2] if len(b) > 1 else b[0], node)
+    inner = b[-2] if len(b) > 1 else b[0]
+    flow.tie(a[-1], inner, node)
+    flow.use_up(node, node.args[0], a[-1])
+    flow.use_up(node, node.args[1], inner)
     rows = a[-2:-1]
     columns = b[-1:] if len(b) > 1 else ()
     long, short = (a[:-2], b[:-2]) if len(a) >= len(b) else (b[:-2], a[:-2])
@@ -66,6 +71,9 @@ def einsum(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
             flow.tie(letters.setdefault(letter, dim), dim, node)
             if letters[letter].size == 1:
                 letters[letter] = dim
+    for operand, term, dims in zip(node.args[1], terms, operands, strict=True):
+        gone = (dim for letter, dim in zip(term, dims, strict=True) if letter not in result)
+        flow.use_up(node, operand, *gone)
     return tuple(letters[letter] for letter in result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
@@ -24,6 +25,7 @@ def reduced(node: fx.Node) -> list[int]:
 def _keep(flow: Flow, node: fx.Node) -> Dims:
     dims = flow.of(node.args[0])
     gone = reduced(node)
+    flow.use_up(node, node.args[0], *(dims[i] for i in gone))
     if len(shape(node)) == len(dims):
         fresh = flow.fresh(node)
         return tuple(fresh[i] if i in gone else dim for i, dim in enumerate(dims))
@@ -87,8 +89,12 @@ def layer_norm(flow: Flow, node: fx.Node) -> Dims:
 @rule(ATEN.batch_norm)
 def batch_norm(flow: Flow, node: fx.Node) -> Dims:
     """Per-channel statistics and weights belong to the channel."""
+    return _by_channel(flow, node, node.args[1:5])
+
+
+def _by_channel(flow: Flow, node: fx.Node, tensors: Iterable[Any]) -> Dims:
     dims = flow.of(node.args[0])
-    for tensor in node.args[1:5]:
+    for tensor in tensors:
         for dim in flow.of(tensor):
             flow.tie(dim, dims[1], node)
     return dims
@@ -97,30 +103,34 @@ def batch_norm(flow: Flow, node: fx.Node) -> Dims:
 @rule(ATEN.instance_norm)
 def instance_norm(flow: Flow, node: fx.Node) -> Dims:
     """Each channel by itself, over its space."""
-    dims = batch_norm(flow, node)
+    dims = _by_channel(flow, node, node.args[1:5])
     flow.freeze(dims[2:], f"{describe(node)} normalises over it")
     return dims
 
 
 @rule(ATEN.group_norm)
 def group_norm(flow: Flow, node: fx.Node) -> Dims:
-    """Whole groups may leave; within a group, as over space, cutting is not exact."""
+    """Whole groups may leave. A single group is as a layer norm: cutting it is not exact."""
     dims = flow.of(node.args[0])
     groups = Dim(_group_count(node))
     within = Dim(dims[1].size // groups.size)
     flow.tie(dims[1], product([d for d in (groups, within) if d.size > 1] or [groups]), node)
-    flow.freeze((within, *dims[2:]), f"{describe(node)} normalises over it")
+    reason = f"{describe(node)} normalises over it"
+    flow.freeze(dims[2:], reason)
+    if groups.size == 1:
+        within.disturb(reason)
+    else:
+        within.freeze(reason)
     if groups.size < dims[1].size:
         flow.role("groups", groups)
-    for tensor in node.args[2:4]:
-        for dim in flow.of(tensor):
-            flow.tie(dim, dims[1], node)
-    return dims
+    return _by_channel(flow, node, node.args[2:4])
 
 
 @literals(ATEN.group_norm)
 def group_norm_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
-    """As many groups as are left; none got smaller."""
+    """As many groups as are left; none of several got smaller."""
+    if _group_count(node) == 1:
+        return node.args
     within = shape(node)[1] // _group_count(node)
     channels = sizes(node)[1]
     assert channels is not None

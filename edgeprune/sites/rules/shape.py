@@ -32,8 +32,10 @@ def reshape_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
 
 @literals(ATEN.expand)
 def expand_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
-    """Every size in numbers, but for the batch."""
-    return (node.args[0], _sizes(node.args[1], sizes(node)), *node.args[2:])
+    """Every size in numbers, but for the batch and what is computed from it."""
+    pairs = zip(node.args[1], sizes(node), strict=True)
+    new = [old if size is None or isinstance(old, fx.Node) else size for old, size in pairs]
+    return (node.args[0], new, *node.args[2:])
 
 
 def _sizes(given: Any, new: tuple[int | None, ...]) -> list[Any]:
@@ -73,9 +75,40 @@ def expand(flow: Flow, node: fx.Node) -> Dims:
         size = node.args[1][-offset]
         if _is_batch(size):
             after[-offset] = flow.batch
+        elif isinstance(size, fx.Node):
+            after[-offset].freeze(f"{describe(node)} computes its size from the batch")
         if offset <= len(before) and before[-offset].size == after[-offset].size:
             after[-offset] = before[-offset]
     return tuple(after)
+
+
+@rule(ATEN.repeat)
+def repeat(flow: Flow, node: fx.Node) -> Dims:
+    """A repeated dimension cannot be cut; the others stay as they are."""
+    before, after = flow.of(node.args[0]), list(flow.fresh(node))
+    for offset, times in enumerate(reversed(node.args[1]), start=1):
+        repeated = before[-offset] if offset <= len(before) else Dim(1)
+        if times == 1:
+            after[-offset] = repeated
+        else:
+            flow.freeze((repeated, after[-offset]), f"{describe(node)} repeats it")
+    return tuple(after)
+
+
+@rule(ATEN.gather)
+def gather(flow: Flow, node: fx.Node) -> Dims:
+    """One entry of a dimension for each number in a table; the other dimensions are the table's."""
+    source, axis, table = node.args[:3]
+    dims, taken = flow.of(source), flow.of(table)
+    dims[axis].freeze(f"{describe(node)} takes entries by their number")
+    for i, (mine, theirs) in enumerate(zip(taken, dims, strict=True)):
+        if i == axis % len(dims):
+            continue
+        if mine.size == theirs.size:
+            flow.tie(mine, theirs, node)
+        else:
+            flow.freeze((mine, theirs), f"{describe(node)} reads its first entries")
+    return taken
 
 
 @rule(ATEN.slice)
@@ -118,6 +151,15 @@ def select(flow: Flow, node: fx.Node) -> Dims:
     dims = list(flow.of(node.args[0]))
     dims[node.args[1]].freeze(f"{describe(node)} takes one entry by its number")
     del dims[node.args[1]]
+    return tuple(dims)
+
+
+@rule(ATEN.index_select)
+def index_select(flow: Flow, node: fx.Node) -> Dims:
+    """Entries of a dimension are taken by numbers that are data."""
+    dims, axis = list(flow.of(node.args[0])), node.args[1]
+    dims[axis].freeze(f"{describe(node)} takes entries by their number")
+    dims[axis] = flow.of(node.args[2])[0]
     return tuple(dims)
 
 

@@ -1,0 +1,131 @@
+"""Text and sequence families: real architectures, small, with all that must hold for each."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES, Family, checks
+
+from edgeprune.plan import Plan
+from edgeprune.program.program import as_tuple
+from edgeprune.sites import Sites, find_sites
+from edgeprune.surgery import apply
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "surgery"))
+from token_reference import Reference
+
+KINDS = ("families.encoders", "families.decoders", "families.encoder_decoders")
+TEXT = [name for name in FAMILIES if FAMILIES[name].model.__module__ in KINDS]
+WITH_TOKENS = [name for name in TEXT if "tokens" in FAMILIES[name].axes]
+# One of each kind is lowered by day, all by night.
+LOWERED = {"t5", "gpt2"}
+EXACT, CLOSE = 1e-9, 1e-4
+
+
+@cache
+def sites(name: str) -> Sites:
+    """In double precision. Never change it: all tests share it."""
+    return find_sites(FAMILIES[name].capture(torch.float64))
+
+
+def inputs(family: Family, seed: int) -> tuple[torch.Tensor, ...]:
+    """A batch that the family was not captured with."""
+    return family.draw(3, seed, torch.float64)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_all_its_axes_are_found(name: str) -> None:
+    found = {site.axis for site in sites(name).cuttable}
+    assert set(FAMILIES[name].axes) <= found
+    assert not sites(name).flow.unknown or name == "deberta_v2"
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_masked_equals_removed(name: str) -> None:
+    for seed in range(2):
+        plan = checks.random_plan(sites(name), seed)
+        assert checks.masked_equals_removed(FAMILIES[name], sites(name), plan) <= EXACT
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", TEXT)
+def test_masked_equals_removed_over_many_plans(name: str) -> None:
+    for seed in range(2, 60):
+        plan = checks.random_plan(sites(name), seed)
+        assert checks.masked_equals_removed(FAMILIES[name], sites(name), plan) <= EXACT
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_a_layer_s_heads_are_cut_alone(name: str) -> None:
+    found = sites(name)
+    heads = [site for site in found.cuttable if site.axis in ("heads", "kv_groups")]
+    shared = name == "albert"  # all its layers are one
+    assert len(heads) == {"deberta_v2": 0, "albert": 1}.get(name, _attentions(found)) or shared
+    for site in heads[:1]:
+        plan = Plan(found.program.fingerprint, {site.name: (0,)})
+        assert checks.masked_equals_removed(FAMILIES[name], found, plan) <= EXACT
+
+
+def _attentions(found: Sites) -> int:
+    return sum(len(residual.attentions) for residual in found.residuals)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_a_cut_program_trains_and_reloads(name: str) -> None:
+    found, given = sites(name), inputs(FAMILIES[name], 3)
+    slim = apply(found.program, checks.random_plan(found, 1), found)
+    assert checks.trains(slim, given)
+    assert checks.reloads(slim, given) <= EXACT
+
+
+@pytest.mark.parametrize("name", WITH_TOKENS)
+@pytest.mark.parametrize("keep", [(7, 4), (5, 5)])
+def test_dropped_tokens_are_as_good_as_hidden(name: str, keep: tuple[int, ...]) -> None:
+    found, given = sites(name), inputs(FAMILIES[name], 7)
+    streams = (stream for stream in found.streams if stream.why_not is None)
+    tokens = {stream.name: count for stream, count in zip(streams, keep, strict=True)}
+    plan = Plan(found.program.fingerprint, {}, tokens)
+    padded = len(given) > 1 and given[1].shape == given[0].shape
+    reference = Reference(found, plan, given[1] if padded else None)
+    wanted = as_tuple(reference.run(*given))
+    assert reference.margin > EXACT
+    assert checks.difference(as_tuple(apply(found.program, plan, found)(*given)), wanted) <= EXACT
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in LOWERED else pytest.mark.nightly) for n in TEXT]
+)
+def test_the_lowered_file_gives_the_same_outputs(name: str) -> None:
+    family = FAMILIES[name]
+    found = find_sites(family.capture())
+    slim = apply(found.program, checks.random_plan(found, 1), found)
+    assert checks.runs(slim, family.draw(1, 5)) <= CLOSE
+
+
+def test_disentangled_attention_says_why_its_heads_stay() -> None:
+    found = sites("deberta_v2")
+    for layer in range(2):
+        why = found.get(f"body.encoder.layer.{layer}.heads").why_not or ""
+        assert "repeats it" in why
+    assert "joins the batch" in (found.get("body.encoder.layer.0.tokens").why_not or "")
+
+
+def test_removing_a_group_takes_its_query_heads() -> None:
+    found = sites("llama")
+    layer = "body.model.layers.0"
+    plan = Plan(found.program.fingerprint, {f"{layer}.kv_groups": (1,)})
+    slim = apply(found.program, plan, found).tensors
+    whole = found.program.tensors
+    for matrix, rows in (("q", 16), ("k", 8), ("v", 8)):
+        path = f"{layer}.self_attn.{matrix}_proj.weight"
+        assert torch.equal(slim[path], whole[path][rows : 2 * rows])
+    assert slim[f"{layer}.self_attn.o_proj.weight"].shape == (32, 16)
+
+
+def test_tied_embeddings_stay_one_weight() -> None:
+    paths = [path for path, _ in sites("gpt2").get("body.lm_head.vocabulary").weights]
+    assert len(paths) == 1
