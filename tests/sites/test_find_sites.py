@@ -35,8 +35,9 @@ from edgeprune.surgery import apply
 
 
 def summary(found: Sites) -> dict[str, tuple[str, int]]:
-    """Name -> (axis, units) of every site that can be cut."""
-    return {site.name: (site.axis, site.units) for site in found.cuttable}
+    """Name -> (axis, units) of every site inside the model that can be cut."""
+    inside = (site for site in found.cuttable if site.name not in found.lengths)
+    return {site.name: (site.axis, site.units) for site in inside}
 
 
 def depth_of(prefix: str, layers: int = 2) -> dict[str, tuple[str, int]]:
