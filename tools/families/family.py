@@ -71,6 +71,4 @@ def words(tokens: int = 12, vocabulary: int = 50) -> Inputs:
 
 def pixels(size: int = 32, channels: int = 3) -> Inputs:
     """Images [batch, channels, size, size]."""
-    return lambda batch, generator: (
-        torch.randn(batch, channels, size, size, generator=generator),
-    )
+    return lambda batch, generator: (torch.randn(batch, channels, size, size, generator=generator),)
