@@ -24,7 +24,7 @@ COARSE_UNITS = (1 / 8, 1 / 2)
 COARSE_TOKENS = (1 / 8, 1 / 2)
 OVERHEAD_TOKENS = (1 / 8, 1 / 2, 1.0)
 # Shares of a spanning site's units at which every block that carries it is sampled, all else whole.
-SPAN_SHARES = (1 / 4, 1 / 2, 3 / 4)
+SPAN_SHARES = (1 / 4, 1 / 2)
 # How many copies a chain has, at most.
 COPIES = 3
 # Sizes above this are cut in whole tiles of the matrix kernels, tokens in rows of eight.

@@ -83,6 +83,7 @@ def solve_products(solver: Solver, problem: Problem, bounds: Bounds) -> Solution
 def above(problem: Problem, around: FrontPoint) -> Problem:
     """Sums in the products' place: never below them, and equal at ``around``.
 
+    But for the little that is left of a part that ``around`` removes: that is taken as whole.
     Memory while a part runs is taken as the widths of ``around`` leave it.
     """
     sums = _Sums(problem)
