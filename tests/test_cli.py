@@ -26,7 +26,7 @@ from edgeprune.task import load_task
 
 COMMANDS = (
     *("build", "inspect", "plan", "apply", "lower", "validate", "measure", "profiles"),
-    *("devices", "kernels", "report", "doctor", "tables"),
+    *("devices", "kernels", "report", "doctor", "tables", "criteria"),
 )
 
 
@@ -82,6 +82,14 @@ def test_json_may_stand_before_or_after_the_command(words: tuple[str, ...]) -> N
 def test_quiet_says_nothing() -> None:
     ended = edgeprune("devices", "--quiet")
     assert (ended.exit_code, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_criteria_lists_what_each_needs_and_where_it_applies() -> None:
+    found = json.loads(edgeprune("criteria", "--json").stdout)["criteria"]
+    by_name = {each["name"]: each for each in found}
+    assert by_name["gate_taylor"]["needs"] == "labels"
+    assert by_name["bn_scale"]["applies_to"] == "channels with a batch norm"
+    assert "obs (default)" in edgeprune("criteria").stdout
 
 
 def test_profiles_lists_every_device_and_whether_it_was_measured() -> None:

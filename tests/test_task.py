@@ -16,6 +16,7 @@ from edgeprune.task import (
     Predict,
     Recorded,
     Task,
+    check_labels,
     check_task,
     cosines,
     load_task,
@@ -157,6 +158,31 @@ def test_inputs_of_one_batch_have_as_many_examples_each() -> None:
     task.input_names = ("sound", "mask")
     with pytest.raises(InputError, match=r"differ in their number of examples \(4, 3\)"):
         check_task(task)
+
+
+class Labelled(Linear):
+    """A task that gives labels."""
+
+    def __init__(self, *labels: torch.Tensor) -> None:
+        super().__init__((torch.ones(4, 3),), (torch.ones(2, 3),))
+        self.labels = labels
+
+    def calibration_labels(self) -> tuple[torch.Tensor, ...]:
+        return self.labels
+
+
+def test_labels_come_with_the_calibration_batches_if_at_all() -> None:
+    labels = (torch.arange(4), torch.arange(2))
+    task = Labelled(*labels)
+    found = check_labels(task, task.calibration())
+    assert found is not None and all(map(torch.equal, found, labels))
+    assert check_labels(Linear((torch.ones(4, 3),)), [(torch.ones(4, 3),)]) is None
+
+
+def test_labels_of_other_batches_are_refused() -> None:
+    task = Labelled(torch.arange(4))
+    with pytest.raises(InputError, match="1 batches of 4 labels, wanted 2 of 6"):
+        check_labels(task, task.calibration())
 
 
 def test_recorded_answers_compare_two_models_on_the_same_pass() -> None:

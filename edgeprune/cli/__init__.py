@@ -3,6 +3,7 @@
 from edgeprune.cli import (
     apply,
     build,
+    criteria,
     devices,
     doctor,
     inspect,
@@ -22,6 +23,7 @@ __all__ = [
     "app",
     "apply",
     "build",
+    "criteria",
     "devices",
     "doctor",
     "inspect",

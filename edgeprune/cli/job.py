@@ -79,7 +79,9 @@ def build_flags(
         str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster that does the work.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random; 0.")] = None,
-    criterion: Annotated[str | None, typer.Option(help="How units are ranked.")] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="How units are ranked: of `edgeprune criteria`.")
+    ] = None,
     solver: Annotated[str | None, typer.Option(help="dp, milp or auto.")] = None,
     recover_minutes: Annotated[
         float | None, typer.Option(min=0, help="Of distillation at most; 0 leaves it out.")

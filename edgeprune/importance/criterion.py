@@ -49,7 +49,8 @@ class Criterion:
         """What it measures and whose idea it is: the first line of its module, or its own."""
         told = self.score.__globals__["__doc__"] or ""
         name, _, rest = told.strip().partition("\n")[0].partition(": ")
-        return rest if name == self.name else (self.score.__doc__ or "").partition("\n")[0]
+        found = rest if name == self.name else (self.score.__doc__ or "").partition("\n")[0]
+        return found.rstrip(".")
 
 
 def criterion(

@@ -52,14 +52,14 @@ def _diagonals(evidence: Evidence) -> dict[str, Tensor]:
             outputs = float_outputs(functional_call(module, weights, batch))
         parts = zip(outputs, dense, evidence.spread, strict=True)
         loss = torch.stack([(x - y).square().sum() / s for x, y, s in parts]).mean()
-        found = hessian_diagonal(loss, list(weights.values()), generator)
+        found = hessian_diagonal(loss, list(weights.values()), generator, DRAWS)
         for total, each in zip(totals.values(), found, strict=True):
             total += each
     return totals
 
 
 def hessian_diagonal(
-    loss: Tensor, weights: Sequence[Tensor], generator: torch.Generator, draws: int = DRAWS
+    loss: Tensor, weights: Sequence[Tensor], generator: torch.Generator, draws: int
 ) -> list[Tensor]:
     """Hutchinson's estimate of the diagonal of the Hessian: the mean of v * Hv over signs v.
 

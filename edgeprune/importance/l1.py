@@ -1,4 +1,4 @@
-"""l1: the mean absolute weight of a unit (Li et al. 2017, "Pruning filters for efficient...")."""
+"""l1: the mean absolute weight of a unit (Li et al. 2017, "Pruning filters")."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""obs: structured optimal brain surgeon. Greedy removal, each time with an exact refit.
+"""obs: what the layer that reads a unit cannot make up for (Kurtic et al. 2023, "ZipLM").
 
-Kurtic et al. 2023 (ZipLM): the squared error at the reading matrix, after the remaining columns
-have been refitted, is tr(W_s (H^-1_ss)^-1 W_s^T) for a unit's columns s. The least harmful units
-go first, and W and H^-1 are updated as if they had never been there.
+The structured optimal brain surgeon: greedy removal, each time with an exact refit. The squared
+error at the reading matrix, after the remaining columns have been refitted, is
+tr(W_s (H^-1_ss)^-1 W_s^T) for a unit's columns s. The least harmful units go first, and W and H^-1
+are updated as if they had never been there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STEPS = 128
     "obs",
     needs="data",
     across_layers=False,
-    where="all that one linear layer of its own reads",
+    where="all that one matrix of its own reads",
     applies=lambda evidence, site: site.name in evidence.readers,
 )
 def obs(evidence: Evidence, site: Site) -> Tensor:

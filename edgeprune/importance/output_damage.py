@@ -1,4 +1,4 @@
-"""output_damage: measured. How far the outputs move when one unit alone is masked."""
+"""output_damage: how far the outputs move when one unit alone is masked, measured."""
 
 from __future__ import annotations
 

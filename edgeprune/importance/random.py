@@ -1,4 +1,4 @@
-"""random: the baseline every criterion must beat."""
+"""random: a seeded generator's word, the baseline every criterion must beat."""
 
 from __future__ import annotations
 

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from edgeprune.importance.criterion import criterion
 from edgeprune.importance.evidence import Evidence, task_loss
-from edgeprune.importance.output_damage import MOST_UNITS
 from edgeprune.sites import Site
 
-ORDERS = 24
+# Sets that are tried per site, the same for few units and many: 16 orders for 32, fewer for more
+# would say little.
+SETS = 512
+MOST_UNITS = 32
 # An order is left when all that is still missing is worth less than this share.
 TRUNCATED_AT = 0.01
 
@@ -39,7 +41,8 @@ def shapley(evidence: Evidence, site: Site) -> Tensor:
         return -sum(float(task_loss(outputs, truth)) * len(truth) for outputs, truth in answers)
 
     generator = torch.Generator().manual_seed(evidence.seed)
-    return shapley_values(worth, site.units, generator, ORDERS) / sum(map(len, labels))
+    orders = max(1, SETS // site.units)
+    return shapley_values(worth, site.units, generator, orders) / sum(map(len, labels))
 
 
 def shapley_values(

@@ -1,4 +1,4 @@
-"""taylor_fo: first-order Taylor importance (Molchanov et al. 2019), without labels.
+"""taylor_fo: how far turning a unit down moves the outputs (Molchanov et al. 2019, "Taylor-FO").
 
 The loss there is the task's. Here it is a random projection of the outputs, so that the mean
 squared gradient of a unit's gate estimates how far the outputs move to first order when the unit

@@ -1,4 +1,4 @@
-"""taylor_so: second-order Taylor importance by the Fisher information (Theis et al. 2018).
+"""taylor_so: a unit's Fisher information, for the second derivative (Theis et al. 2018).
 
 Half the second derivative of the expected log-likelihood by a unit's gate, the first being nil
 when the model's own answers are taken for true: labels are drawn from its softmax (Molchanov et al.

@@ -97,24 +97,24 @@ class DigitsVit(Task):
             network = VisionTransformer()
         path = _weights_path()
         if not path.exists():
-            images, labels = self._splits["train"]
-            write_torch(path, _train(network, images, labels).state_dict())
+            images, labels = self.splits["train"]
+            write_torch(path, train(network, images, labels).state_dict())
         network.load_state_dict(torch.load(path, weights_only=True))
         return network.eval()
 
     def example_inputs(self) -> Batch:
-        return (self._splits["calibration"][0][:2],)
+        return (self.splits["calibration"][0][:2],)
 
     def calibration(self) -> Iterable[Batch]:
-        return batches((self._splits["calibration"][0],), 16)
+        return batches((self.splits["calibration"][0],), 16)
 
     def calibration_labels(self) -> Iterable[Tensor]:
-        return self._splits["calibration"][1].split(16)
+        return self.splits["calibration"][1].split(16)
 
     def train_batches(self) -> Iterator[Batch]:
         """Batches of 32 training images, half of them shifted by up to a pixel."""
         generator = torch.Generator().manual_seed(SEED)
-        images, _ = self._splits["train"]
+        images, _ = self.splits["train"]
         while True:
             rows = torch.randint(len(images), (32,), generator=generator)
             yield (_shift(images[rows], generator),)
@@ -127,12 +127,12 @@ class DigitsVit(Task):
 
     def _hits(self, split: str, predict: Predict) -> np.ndarray:
         """Per image of the split, whether the right digit scores highest: ``bool[images]``."""
-        images, labels = self._splits[split]
+        images, labels = self.splits[split]
         found: np.ndarray = predict_all(predict, (images,)).argmax(-1).numpy() == labels.numpy()
         return found
 
     @cached_property
-    def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Name → images ``[n, 1, 8, 8]`` and labels ``[n]``."""
         digits = load_digits()
         images = (digits.images / 16).astype(np.float32)[:, None]
@@ -155,9 +155,11 @@ def _weights_path() -> Path:
     return cache_dir() / "digits-vit" / f"weights-{key}.pt"
 
 
-def _train(network: VisionTransformer, images: Tensor, labels: Tensor) -> VisionTransformer:
+def train(
+    network: VisionTransformer, images: Tensor, labels: Tensor, seed: int = SEED
+) -> VisionTransformer:
     """Train by steps, not by seconds, so that slow machines end with the same weights."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     network.train()
     with progress("training digits-vit", STEPS, "steps") as advance:

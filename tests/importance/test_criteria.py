@@ -23,7 +23,7 @@ from planted import (
 from torch import nn
 
 from edgeprune.errors import InputError
-from edgeprune.importance import CRITERIA, DEFAULT, Evidence, measure_damage, rank_units
+from edgeprune.importance import CRITERIA, DEFAULT, Evidence, measure_damage, rank_units, shapley
 from edgeprune.importance.criterion import criterion
 from edgeprune.program import capture
 from edgeprune.sites import Site, find_sites
@@ -133,7 +133,10 @@ def test_random_depends_on_the_seed_and_the_site_alone(bert: Evidence) -> None:
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
 @pytest.mark.parametrize("model", ["bert", "llama", "convolutional", "densely_connected"])
-def test_every_criterion_orders_all_units_of_every_width_site(model: str, name: str) -> None:
+def test_every_criterion_orders_all_units_of_every_width_site(
+    model: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapley, "SETS", 8)
     labels = [torch.arange(4) % 3]
     evidence = Evidence(sites(model), [inputs(model, 4, 1)], labels=labels)
     orders = rank_units(evidence, name)
@@ -175,12 +178,22 @@ def test_a_criterion_registers_itself(bert: Evidence, request: pytest.FixtureReq
     assert all(order == tuple(range(len(order))) for order in orders.values())
 
 
-def test_the_documentation_names_every_criterion() -> None:
-    page = Path(__file__, "../../../docs/importance.md").resolve().read_text()
+def test_the_documentation_lists_every_criterion_as_registered() -> None:
+    page = Path(__file__, "../../../docs/importance.md").resolve().read_text().splitlines()
     for name, each in CRITERIA.items():
-        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
-        assert each.needs in row
-        assert ("| yes |" if each.across_layers else "| no |") in row
+        across = "yes" if each.across_layers else "no"
+        row = f"| `{name}` | {each.summary} | {each.needs} | {across} | {each.where} |"
+        assert row in page
+
+
+def test_the_documented_example_is_a_criterion(
+    bert: Evidence, request: pytest.FixtureRequest
+) -> None:
+    page = Path(__file__, "../../../docs/importance.md").resolve().read_text()
+    request.addfinalizer(lambda: CRITERIA.pop("loudest", None))
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    site = next(site for site in bert.sites.cuttable if site.axis == "heads")
+    assert sorted(rank_units(bert, "loudest")[site.name]) == list(range(site.units))
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -39,13 +39,13 @@ def test_training_is_seeded_and_its_weights_are_cached(
         states.append(DigitsVit().model().state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
-    monkeypatch.setattr(digits_vit, "_train", None)
+    monkeypatch.setattr(digits_vit, "train", None)
     again = DigitsVit().model().state_dict()
     assert all(torch.equal(states[0][name], again[name]) for name in again)
 
 
 def test_no_image_is_in_two_splits(digits: DigitsVit) -> None:
-    images = [split_images for split_images, _ in digits._splits.values()]
+    images = [split_images for split_images, _ in digits.splits.values()]
     assert [len(each) for each in images] == [240, 240, 360, 957]
     together = torch.cat(images).flatten(1)
     assert len(together.unique(dim=0)) == len(together)
