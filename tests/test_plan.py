@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import NEURONS, program, sites
+from models import NEURONS, inputs, program, sites
 
 from edgeprune.errors import InputError
 from edgeprune.plan import Plan, check_plan
@@ -135,3 +136,28 @@ def test_a_plan_for_another_model_is_refused() -> None:
 def test_a_plan_that_fits_is_accepted() -> None:
     kept = {f"{LAYER}.heads": (0, 3), f"{LAYER}.ffn": (), "bert.encoder.layer.1": ()}
     check_plan(Plan(program("bert").fingerprint, kept, {f"{LAYER}.tokens": 1}), sites("bert"))
+
+
+def test_an_empty_plan_changes_nothing() -> None:
+    slim = apply(program("bert"), Plan(program("bert").fingerprint), sites("bert"))
+    given = inputs("bert", batch=2, seed=0)
+    assert torch.equal(slim(*given), program("bert")(*given))
+
+
+def test_a_plan_that_removes_every_layer_leaves_what_is_around_them() -> None:
+    found = sites("bert")
+    kept: dict[str, tuple[int, ...]] = {layer.name: () for layer in found.layers}
+    slim = apply(program("bert"), Plan(program("bert").fingerprint, kept), found)
+    assert not any("encoder.layer" in path for path in slim.tensors)
+    assert slim(*inputs("bert", batch=2, seed=0)).isfinite().all()
+
+
+def test_what_a_plan_says_of_a_removed_layer_s_parts_does_not_matter() -> None:
+    found = sites("bert")
+    alone: dict[str, tuple[int, ...]] = {LAYER: ()}
+    more = alone | {f"{LAYER}.heads": (0,), f"{LAYER}.ffn": (), f"{LAYER}.neurons": (1, 2)}
+    one, two = (
+        apply(program("bert"), Plan(program("bert").fingerprint, kept), found)
+        for kept in (alone, more)
+    )
+    assert one.fingerprint == two.fingerprint

@@ -16,6 +16,7 @@ import torch
 from edgeprune.errors import InputError
 from edgeprune.program.canonicalise import canonicalise
 from edgeprune.program.program import META_FILE, Program, as_tuple, check_outputs_equal
+from edgeprune.program.refusals import check_graph, check_weights, raised_at
 
 CAPTURE_TOLERANCE = 1e-5
 
@@ -58,8 +59,8 @@ def capture(
                 )
         except Exception as error:
             raise InputError(
-                f"torch.export cannot capture {type(model).__name__}: {_first_line(error)} "
-                "(see -v for the whole story)",
+                f"torch.export cannot capture {type(model).__name__}{raised_at(error)}: "
+                f"{_first_line(error)} (see -v for the whole story)",
                 detail=f"{error}\n{printed.getvalue()}",
             ) from error
         reference_larger = _run(model, larger, "a batch one larger than its example inputs")
@@ -79,11 +80,12 @@ def from_exported(
     if exported.example_inputs is None:
         raise InputError("the exported program has no example inputs; export it again with them")
     inputs = tuple(exported.example_inputs[0])
+    check_graph(exported.graph)
     with _quiet():
         if _works_in_place(exported.graph):
             exported = exported.run_decompositions({})
         module = exported.module(check_guards=False)
-    _check_types(module)
+    check_weights(module)
     _flatten_output(module)
     places = [n for n in module.graph.nodes if n.op == "placeholder"]
     if len(places) != len(inputs):
@@ -130,7 +132,7 @@ def _run(
         return _tensors_of(model(*inputs))
     except Exception as error:
         raise InputError(
-            f"{type(model).__name__} fails on {what}: {_first_line(error)} "
+            f"{type(model).__name__} fails on {what}{raised_at(error)}: {_first_line(error)} "
             "(see -v for the whole story)",
             detail=str(error),
         ) from error
@@ -173,16 +175,6 @@ def _names(what: str, asked: Sequence[str] | None, own: Sequence[str]) -> tuple[
             f"{what}s are {', '.join(own)}"
         )
     return tuple(asked or own)
-
-
-def _check_types(module: torch.fx.GraphModule) -> None:
-    for name, weight in module.named_parameters():
-        if weight.is_floating_point() and weight.itemsize < 4:
-            kind = str(weight.dtype).removeprefix("torch.")
-            raise InputError(
-                f"weight {name}: got {kind}, wanted float32. Call .float() on the model; "
-                "--precision says in which format it runs on the device."
-            )
 
 
 def _flatten_output(module: torch.fx.GraphModule) -> None:

@@ -9,30 +9,89 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from edgeprune.devices import connect
+from edgeprune.devices.runtimes import RUNTIMES
 from edgeprune.lower import lower
 from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
 from edgeprune.program import Program
+from edgeprune.program.graph import ATEN, is_call
 from edgeprune.program.program import as_tuple
 from edgeprune.sites import Site, Sites
 from edgeprune.surgery import apply, masked
 from families.family import Family
 
+MATRICES = (
+    *(ATEN.linear, ATEN.conv1d, ATEN.conv2d, ATEN.conv3d),
+    *(ATEN.conv_transpose1d, ATEN.conv_transpose2d, ATEN.conv_transpose3d),
+)
 
-def random_plan(sites: Sites, seed: int, axes: Iterable[str] | None = None) -> Plan:
-    """A plan over width and sub-layers, drawn anew for each seed; ``axes`` limits it."""
+
+def random_plan(
+    sites: Sites, seed: int, axes: Iterable[str] | None = None, exact: bool = True
+) -> Plan:
+    """A plan over width and sub-layers, drawn anew for each seed; ``axes`` limits it, and with
+    ``exact`` it cuts only where masked equals removed."""
     draw = random.Random(seed)
     kept: dict[str, tuple[int, ...]] = {}
     for site in sites.cuttable:
-        if axes is not None and site.axis not in axes:
+        if (axes is not None and site.axis not in axes) or (exact and not site.exact):
             continue
         if site.kind == "width" and draw.random() < 0.7:
             kept[site.name] = tuple(sorted(draw.sample(range(site.units), _some(site, draw))))
         elif site.axis == "sublayer" and draw.random() < 0.2:
             kept[site.name] = ()
     return Plan(sites.program.fingerprint, kept)
+
+
+def half_plan(sites: Sites, inputs: tuple[Tensor, ...]) -> Plan:
+    """The mildest uniform width plan with at most half of the floating point operations.
+
+    Where even one unit a site leaves more, that one: see ``flops_share``.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(6):
+        share = (low + high) / 2
+        cut = apply(sites.program, _uniform(sites, share), sites)
+        low, high = (
+            (share, high)
+            if flops(cut, inputs) <= 0.5 * flops(sites.program, inputs)
+            else (
+                low,
+                share,
+            )
+        )
+    return _uniform(sites, low)
+
+
+def _uniform(sites: Sites, share: float) -> Plan:
+    kept = {
+        site.name: tuple(range(max(1, int(site.units * share))))
+        for site in sites.cuttable
+        if site.kind == "width"
+    }
+    return Plan(sites.program.fingerprint, kept)
+
+
+def flops(program: Program, inputs: tuple[Tensor, ...]) -> int:
+    """Of one call: matrix products, convolutions and attention, as torch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        program(*inputs)
+    return counter.get_total_flops()
+
+
+def share_behind_sites(sites: Sites) -> float:
+    """The share of linear and convolution weights that some cuttable site cuts."""
+    module = sites.program.module
+    weights = {
+        str(node.args[1].target)
+        for node in module.graph.nodes
+        if is_call(node, *MATRICES) and node.args[1].op == "get_attr"
+    }
+    cut = {path for site in sites.cuttable if site.kind == "width" for path, _ in site.weights}
+    size = {path: sites.program.tensors[path].numel() for path in weights}
+    return sum(size[path] for path in weights & cut) / max(1, sum(size.values()))
 
 
 def _some(site: Site, draw: random.Random) -> int:
@@ -58,7 +117,7 @@ def trains(program: Program, inputs: tuple[Tensor, ...]) -> bool:
     if not bool(squares.isfinite()) or float(squares) == 0:
         return False
     saved = [w.detach().clone() for w in weights]
-    step = 1e-3 * float(before) / float(squares)
+    step = 1e-3 * before.detach() / squares
     with torch.no_grad():
         for weight, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
@@ -79,13 +138,13 @@ def reloads(program: Program, inputs: tuple[Tensor, ...]) -> float:
 
 def runs(program: Program, inputs: tuple[Tensor, ...]) -> float:
     """The largest difference between the lowered file, run here, and the program; batch 1."""
-    one = tuple(x[:1] for x in inputs)
+    one = tuple(x[:1].contiguous() for x in inputs)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        artifact = lower(program, Path(folder, "slim.pte"), Lowering("executorch", "fp32"))
-        with connect("local") as device, device.predictor(artifact.path) as predict:
-            outputs = predict(one)
+        artifact = lower(program, Path(folder, "slim.pte"), Lowering())
+        method = RUNTIMES[".pte"](1).prepare(str(artifact.path))()
+        outputs = [torch.as_tensor(x).clone() for x in method.bind([x.numpy() for x in one])()]
     with torch.no_grad():
-        return difference(as_tuple(outputs), as_tuple(program(*one)))
+        return difference(outputs, as_tuple(program(*one)))
 
 
 def difference(got: Iterable[Tensor], wanted: Iterable[Tensor]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from edgeprune.program.graph import ATEN
+from edgeprune.sites.atoms import Dim
 from edgeprune.sites.flow import Dims, Flow, rule
 
 
@@ -50,3 +51,24 @@ def embedding(flow: Flow, node: fx.Node) -> Dims:
     table[0].freeze("it is a vocabulary: cutting it changes what the inputs mean")
     flow.role("vocabulary", table[0])
     return (*ids, table[1])
+
+
+@rule(ATEN.einsum)
+def einsum(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
+    """One letter is one dimension; what the result lacks is summed over."""
+    given, _, result = str(node.args[0]).replace(" ", "").partition("->")
+    operands = [flow.of(operand) for operand in node.args[1]]
+    terms = given.split(",")
+    if "." in given or not result or any(map(_mismatched, terms, operands)):
+        return flow.without_rule(node)
+    letters: dict[str, Dim] = {}
+    for term, dims in zip(terms, operands, strict=True):
+        for letter, dim in zip(term, dims, strict=True):
+            flow.tie(letters.setdefault(letter, dim), dim, node)
+            if letters[letter].size == 1:
+                letters[letter] = dim
+    return tuple(letters[letter] for letter in result)
+
+
+def _mismatched(term: str, dims: Dims) -> bool:
+    return len(term) != len(dims)

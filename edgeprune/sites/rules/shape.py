@@ -94,9 +94,9 @@ def sliced(flow: Flow, node: fx.Node) -> Dims:
 @literals(ATEN.slice)
 def slice_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """A slice that starts at 0 ends at its new size; one that ends at the end starts before it."""
-    axis, start, end, _ = slice_arguments(node)
+    axis, start, end, step = slice_arguments(node)
     before, after = sizes(node.args[0])[axis], sizes(node)[axis]
-    if before is None or after is None:
+    if step != 1 or before is None or after is None:
         return node.args
     if not start:
         return (node.args[0], axis, 0, after)

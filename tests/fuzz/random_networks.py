@@ -1,0 +1,459 @@
+"""Networks drawn at random from some forty operators, for the oracle to be tried on.
+
+A network is a list of steps; each reads values that earlier ones made and makes one of its own.
+What nothing reads in the end is averaged and goes through a linear layer into the output.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Shape: TypeAlias = tuple[int, ...]
+"""Of one example: (channels, height, width), (tokens, width) or (width,)."""
+Compute: TypeAlias = Callable[..., Tensor]
+WIDTHS = (4, 6, 8, 12)
+CLASSES = 3
+
+
+@dataclass
+class Draft:
+    """A network being drawn.
+
+    Attributes:
+        draw: the source of chance.
+        shapes: of the values so far.
+        steps: (numbers of the values read, what is computed from them).
+        layers: what has weights.
+        read: numbers of the values that something reads.
+        names: operators drawn.
+    """
+
+    draw: random.Random
+    shapes: list[Shape] = field(default_factory=list)
+    steps: list[tuple[tuple[int, ...], Compute]] = field(default_factory=list)
+    layers: nn.ModuleList = field(default_factory=nn.ModuleList)
+    read: set[int] = field(default_factory=set)
+    names: list[str] = field(default_factory=list)
+
+    def add(self, compute: Compute, *sources: int) -> bool:
+        """One more step; its shape is found by running it."""
+        inputs = [torch.zeros(2, *self.shapes[source]) for source in sources]
+        with torch.no_grad():
+            made = compute(*inputs)
+        self.steps.append((sources, compute))
+        self.shapes.append(tuple(made.shape[1:]))
+        self.read.update(sources)
+        return True
+
+    def layer(self, module: nn.Module) -> nn.Module:
+        """A layer that the network owns, in eval mode, with statistics that matter."""
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.is_floating_point():
+                low, high = (0.5, 1.5) if "var" in name else (-0.7, 0.7)
+                with torch.no_grad():
+                    tensor.uniform_(low, high)
+        self.layers.append(module.eval())
+        return module
+
+    def pick(self, *ranks: int) -> int | None:
+        """The number of a value of one of these ranks (without the batch); late ones more often."""
+        found = [i for i, shape in enumerate(self.shapes) if len(shape) in ranks]
+        return self.draw.choice(found[-4:]) if found else None
+
+    def partner(self, one: int) -> int | None:
+        """Another value of the same shape."""
+        found = [i for i, s in enumerate(self.shapes) if i != one and s == self.shapes[one]]
+        return self.draw.choice(found) if found else None
+
+    def width(self) -> int:
+        """A number of channels or neurons."""
+        return self.draw.choice(WIDTHS)
+
+
+Op: TypeAlias = Callable[[Draft], bool]
+OPS: dict[str, Op] = {}
+
+
+def op(function: Op) -> Op:
+    """Register an operator; it says whether it found something to work on."""
+    OPS[function.__name__] = function
+    return function
+
+
+class Network(nn.Module):
+    """The network of a seed."""
+
+    def __init__(self, seed: int, length: int = 10) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        draft = Draft(random.Random(seed))
+        image = draft.draw.random() < 0.5
+        draft.shapes.append((draft.draw.choice((2, 3)), 8, 8) if image else (6, 5))
+        self.input_shape = draft.shapes[0]
+        self._start(draft)
+        for _ in range(200):
+            if len(draft.steps) >= length:
+                break
+            name = draft.draw.choice(list(OPS))
+            if OPS[name](draft):
+                draft.names.append(name)
+        ends = [i for i in range(len(draft.shapes)) if i not in draft.read]
+        heads = [draft.layer(nn.Linear(_features(draft.shapes[i]), CLASSES)) for i in ends]
+        self.layers, self.steps, self.names = draft.layers, draft.steps, tuple(draft.names)
+        self.ends = tuple(zip(ends, heads, strict=True))
+
+    def _start(self, draft: Draft) -> None:
+        """Away from the input, whose channels are the model's interface."""
+        (conv2d if len(self.input_shape) == 3 else linear)(draft)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for sources, compute in self.steps:
+            values.append(compute(*(values[source] for source in sources)))
+        return torch.stack([head(_pooled(values[i])) for i, head in self.ends]).sum(0)
+
+    def draw(self, batch: int, seed: int) -> Tensor:
+        """Inputs in float64."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, *self.input_shape, generator=generator, dtype=torch.float64)
+
+
+def _features(shape: Shape) -> int:
+    return shape[-1] if len(shape) < 3 else shape[0]
+
+
+def _pooled(x: Tensor) -> Tensor:
+    if x.ndim == 4:
+        return x.mean((2, 3))
+    return x.mean(1) if x.ndim == 3 else x
+
+
+def _unary(draft: Draft, compute: Compute, *ranks: int) -> bool:
+    source = draft.pick(*(ranks or (1, 2, 3)))
+    return source is not None and draft.add(compute, source)
+
+
+def _conv(draft: Draft, make: Callable[[int], nn.Module | None]) -> bool:
+    source = draft.pick(3)
+    module = None if source is None else make(draft.shapes[source][0])
+    return module is not None and draft.add(draft.layer(module), source)
+
+
+@op
+def linear(draft: Draft) -> bool:
+    source = draft.pick(1, 2)
+    if source is None:
+        return False
+    bias = draft.draw.random() < 0.7
+    return draft.add(
+        draft.layer(nn.Linear(draft.shapes[source][-1], draft.width(), bias=bias)), source
+    )
+
+
+@op
+def conv1d(draft: Draft) -> bool:
+    source = draft.pick(2)
+    if source is None:
+        return False
+    layer = draft.layer(nn.Conv1d(draft.shapes[source][1], draft.width(), 3, padding=1))
+    return draft.add(lambda x: layer(x.transpose(1, 2)).transpose(1, 2), source)
+
+
+@op
+def conv2d(draft: Draft) -> bool:
+    stride = draft.draw.choice((1, 1, 2))
+    return _conv(draft, lambda c: nn.Conv2d(c, draft.width(), 3, stride, padding=1))
+
+
+@op
+def pointwise_conv(draft: Draft) -> bool:
+    return _conv(draft, lambda c: nn.Conv2d(c, draft.width(), 1, bias=False))
+
+
+@op
+def depthwise_conv(draft: Draft) -> bool:
+    times = draft.draw.choice((1, 1, 2))
+    return _conv(draft, lambda c: nn.Conv2d(c, c * times, 3, padding=1, groups=c))
+
+
+@op
+def grouped_conv(draft: Draft) -> bool:
+    return _conv(
+        draft,
+        lambda c: nn.Conv2d(c, 2 * draft.width(), 3, padding=1, groups=2) if c % 2 == 0 else None,
+    )
+
+
+@op
+def transposed_conv(draft: Draft) -> bool:
+    return _conv(draft, lambda c: nn.ConvTranspose2d(c, draft.width(), 2, stride=2))
+
+
+@op
+def batch_norm(draft: Draft) -> bool:
+    return _conv(draft, nn.BatchNorm2d)
+
+
+@op
+def group_norm(draft: Draft) -> bool:
+    return _conv(draft, lambda c: nn.GroupNorm(2, c) if c % 2 == 0 else None)
+
+
+@op
+def instance_norm(draft: Draft) -> bool:
+    return _conv(draft, lambda c: nn.InstanceNorm2d(c, affine=True))
+
+
+@op
+def layer_norm(draft: Draft) -> bool:
+    source = draft.pick(1, 2)
+    if source is None:
+        return False
+    return draft.add(draft.layer(nn.LayerNorm(draft.shapes[source][-1])), source)
+
+
+@op
+def rms_norm(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x * (x.pow(2).mean(-1, keepdim=True) + 1e-3).rsqrt(), 1, 2)
+
+
+@op
+def relu(draft: Draft) -> bool:
+    return _unary(draft, torch.relu)
+
+
+@op
+def gelu(draft: Draft) -> bool:
+    return _unary(draft, functional.gelu)
+
+
+@op
+def sigmoid(draft: Draft) -> bool:
+    return _unary(draft, torch.sigmoid)
+
+
+@op
+def add(draft: Draft) -> bool:
+    one = draft.pick(1, 2, 3)
+    two = None if one is None else draft.partner(one)
+    return two is not None and draft.add(torch.add, one, two)
+
+
+@op
+def multiply(draft: Draft) -> bool:
+    one = draft.pick(1, 2, 3)
+    two = None if one is None else draft.partner(one)
+    return two is not None and draft.add(lambda x, y: x * torch.tanh(y), one, two)
+
+
+@op
+def concatenate(draft: Draft) -> bool:
+    one = draft.pick(1, 3)
+    two = None if one is None else draft.partner(one)
+    return two is not None and draft.add(lambda x, y: torch.cat([x, y], 1), one, two)
+
+
+@op
+def stack(draft: Draft) -> bool:
+    one = draft.pick(1)
+    two = None if one is None else draft.partner(one)
+    return two is not None and draft.add(lambda x, y: torch.stack([x, y], 1), one, two)
+
+
+@op
+def gated(draft: Draft) -> bool:
+    source = draft.pick(1, 2)
+    if source is None or draft.shapes[source][-1] % 2:
+        return False
+
+    def compute(x: Tensor) -> Tensor:
+        one, two = x.chunk(2, -1)
+        return one * torch.sigmoid(two)
+
+    return draft.add(compute, source)
+
+
+@op
+def split(draft: Draft) -> bool:
+    source = draft.pick(1, 3)
+    if source is None or draft.shapes[source][0] < 4:
+        return False
+    size = draft.shapes[source][0]
+    return draft.add(
+        lambda x: torch.cat([p.relu() for p in x.split([1, size - 1], 1)][::-1], 1), source
+    )
+
+
+@op
+def take(draft: Draft) -> bool:
+    """A range of the channels."""
+    source = draft.pick(1, 3)
+    if source is None or draft.shapes[source][0] < 4:
+        return False
+    return draft.add(lambda x: x[:, 1:3], source)
+
+
+@op
+def every_second(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x[..., ::2, :], 2)
+
+
+@op
+def select_first(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x[:, 0], 2)
+
+
+@op
+def flatten(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][1] > 4:
+        return False
+    return draft.add(lambda x: x.flatten(1), source)
+
+
+@op
+def to_tokens(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x.flatten(2).transpose(1, 2), 3)
+
+
+@op
+def shuffle(draft: Draft) -> bool:
+    """ShuffleNet's channel shuffle."""
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][0] % 2:
+        return False
+    channels, height, width = draft.shapes[source]
+    return draft.add(
+        lambda x: (
+            x.reshape(-1, 2, channels // 2, height, width)
+            .transpose(1, 2)
+            .reshape(-1, channels, height, width)
+        ),
+        source,
+    )
+
+
+@op
+def max_pool(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][1] < 4:
+        return False
+    return draft.add(lambda x: functional.max_pool2d(x, 2), source)
+
+
+@op
+def average_pool(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][1] < 4:
+        return False
+    return draft.add(lambda x: functional.avg_pool2d(x, 2), source)
+
+
+@op
+def upsample(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][1] > 8:
+        return False
+    return draft.add(lambda x: functional.interpolate(x, scale_factor=2.0), source)
+
+
+@op
+def pad(draft: Draft) -> bool:
+    return _unary(draft, lambda x: functional.pad(x, (1, 1, 1, 1)), 3)
+
+
+@op
+def roll(draft: Draft) -> bool:
+    return _unary(draft, lambda x: torch.roll(x, (1, 1), (2, 3)), 3)
+
+
+@op
+def mean_of_space(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x.mean((2, 3)), 3)
+
+
+@op
+def sum_of_tokens(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x.sum(1), 2)
+
+
+@op
+def largest_token(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x.amax(1), 2)
+
+
+@op
+def softmax(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x.softmax(-1), 1, 2)
+
+
+@op
+def squeeze_excite(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None:
+        return False
+    channels = draft.shapes[source][0]
+    down, up = draft.layer(nn.Conv2d(channels, 4, 1)), draft.layer(nn.Conv2d(4, channels, 1))
+    return draft.add(
+        lambda x: x * torch.sigmoid(up(torch.relu(down(x.mean((2, 3), keepdim=True))))), source
+    )
+
+
+@op
+def residual_mlp(draft: Draft) -> bool:
+    source = draft.pick(1, 2)
+    if source is None:
+        return False
+    width = draft.shapes[source][-1]
+    up, down = draft.layer(nn.Linear(width, 2 * width)), draft.layer(nn.Linear(2 * width, width))
+    return draft.add(lambda x: x + down(torch.relu(up(x))), source)
+
+
+@op
+def attention(draft: Draft) -> bool:
+    """Two heads of four, grouped or not, fused or not."""
+    source = draft.pick(2)
+    if source is None:
+        return False
+    width = draft.shapes[source][-1]
+    fused, groups = draft.draw.random() < 0.5, draft.draw.choice((1, 2))
+    query = draft.layer(nn.Linear(width, 8))
+    rest = draft.layer(nn.Linear(width, 8 * groups))
+    out = draft.layer(nn.Linear(8, width))
+
+    def compute(x: Tensor) -> Tensor:
+        k, v = (p.unflatten(-1, (groups, 4)).transpose(1, 2) for p in rest(x).chunk(2, -1))
+        q = query(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        if groups == 1:
+            k, v = (p.expand(-1, 2, -1, -1) for p in (k, v))
+        if fused:
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        return x + out(mixed.transpose(1, 2).flatten(2))
+
+    return draft.add(compute, source)
+
+
+@op
+def outer_product(draft: Draft) -> bool:
+    source = draft.pick(2)
+    return source is not None and draft.add(lambda x: torch.einsum("bij,bik->bjk", x, x), source)
+
+
+@op
+def masked(draft: Draft) -> bool:
+    return _unary(draft, lambda x: x.masked_fill(x < 0, 0.0) + torch.where(x > 1, x, -x))
+
+
+@op
+def largest_features(draft: Draft) -> bool:
+    """An operator without a rule."""
+    return _unary(draft, lambda x: torch.sort(x, -1).values, 1, 2)
