@@ -55,8 +55,8 @@ def best_subset(pairs: Tensor, keep: int) -> tuple[int, ...]:
         return tuple((indicator[costs.argmin()] == 0).nonzero()[:, 0].tolist())
     starts = order_by_pairs(pairs)[:STARTS]
     orders = [order_by_pairs(pairs, units - keep, first) for first in starts if keep < units]
-    costs = [float(pairs[order][:, order].sum()) for order in orders]
-    removed = set(orders[costs.index(min(costs))] if orders else [])
+    prices = [float(pairs[order][:, order].sum()) for order in orders]
+    removed = set(orders[prices.index(min(prices))] if orders else [])
     return tuple(unit for unit in range(units) if unit not in removed)
 
 
