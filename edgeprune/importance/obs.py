@@ -26,7 +26,7 @@ STEPS = 128
     "obs",
     needs="data",
     across_layers=False,
-    where="all that one linear layer of its own reads",
+    where="all that one matrix of its own reads",
     applies=lambda evidence, site: site.name in evidence.readers,
 )
 def obs(evidence: Evidence, site: Site) -> Tensor:

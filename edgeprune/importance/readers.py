@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from edgeprune.program.batch_norm import batch_norms
+from edgeprune.program.batch_norm import batch_norm_at
 from edgeprune.program.graph import ATEN, is_call, shape
 from edgeprune.sites import Sites
 from edgeprune.sites.atoms import Dim, positions, unit_numbers
@@ -86,6 +86,26 @@ class Reader:
             return x.reshape(-1, x.shape[-1])
         return _patches(x, _sliding(self.node))
 
+    def results(self, y: Tensor) -> Tensor:
+        """What the matrix gives for the rows of :meth:`features`: [rows, out]."""
+        if is_call(self.node, ATEN.linear):
+            return y.reshape(-1, y.shape[-1])
+        taken = y.flatten(2)[:, :, _spread(math.prod(y.shape[2:]))]
+        return taken.movedim(2, 1).flatten(0, 1)
+
+    def parts(self, weight: Tensor, rows: Tensor, units: int) -> Tensor:
+        """What each unit adds to what the matrix gives: [rows, out, units].
+
+        Args:
+            weight: the reader's.
+            rows: of :meth:`features`.
+            units: how many the site has.
+        """
+        own = [(self.unit_of == unit).nonzero()[:, 0] for unit in range(units)]
+        columns = torch.stack(own)
+        matrix = weight.detach().flatten(1)
+        return torch.einsum("nuc,ouc->nou", rows[:, columns], matrix[:, columns])
+
 
 class _Sliding(NamedTuple):
     """How a convolution's window moves, one number per dimension of space."""
@@ -98,28 +118,28 @@ class _Sliding(NamedTuple):
 
 def reader_of(sites: Sites, name: str) -> Reader | None:
     """The site's reader if there is exactly one and it is a matrix with weights of its own."""
-    atom = sites.atoms[name]
-    found = list(readers(sites, atom))
-    if len(found) != 1:
+    found = list(readers(sites, sites.atoms[name]))
+    reader = as_reader(sites, *found[0], sites.atoms[name]) if len(found) == 1 else None
+    if reader is None:
         return None
-    node, source = found[0]
+    paths = (path for path in (reader.weight, reader.bias) if path)
+    return None if any(len(_uses(sites, path)) != 1 for path in paths) else reader
+
+
+def as_reader(sites: Sites, node: fx.Node, source: fx.Node, atom: Dim) -> Reader | None:
+    """What reads an atom at ``source``, if it is a linear map or an ungrouped convolution."""
     if not is_call(node, ATEN.linear, *CONVOLUTIONS) or node.args[0] is not source:
         return None
     if is_call(node, *CONVOLUTIONS) and _argument(node, "groups", 1) != 1:
         return None
     tensors = [n for n in node.args[1:3] if isinstance(n, fx.Node)]
-    if any(n.op != "get_attr" or len(_uses(sites, str(n.target))) != 1 for n in tensors):
-        return None
     width = sites.flow.of(source)[-1 if is_call(node, ATEN.linear) else 1]
-    if not width.contains(atom):
+    if any(n.op != "get_attr" for n in tensors) or not width.contains(atom):
         return None
     taps = math.prod(shape(tensors[0])[2:])
     numbers = torch.tensor(unit_numbers(width, atom)).repeat_interleave(taps)
     bias = str(tensors[1].target) if len(tensors) > 1 else None
-    (*users,) = node.users
-    centred = len(users) == 1 and any(
-        each.node is users[0] for each in batch_norms(sites.program.module)
-    )
+    centred = len(node.users) == 1 and batch_norm_at(next(iter(node.users))) is not None
     return Reader(node, source, str(tensors[0].target), bias, width, taps, numbers, centred)
 
 
@@ -156,11 +176,15 @@ def _patches(x: Tensor, window: _Sliding) -> Tensor:
     ):
         x = x.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
     out = x.shape[2 : 2 + len(window.kernel)]
-    count = math.prod(out)
-    chosen = torch.linspace(0, count - 1, min(count, MOST_POSITIONS)).round().long()
+    chosen = _spread(math.prod(out))
     index: tuple[Any, ...] = (..., *torch.unravel_index(chosen, out), *[slice(None)] * len(out))
     taken = x[index]
     return taken.movedim(2, 1).reshape(len(x) * len(chosen), -1)
+
+
+def _spread(count: int) -> Tensor:
+    """At most ``MOST_POSITIONS`` of ``count`` positions, evenly."""
+    return torch.linspace(0, count - 1, min(count, MOST_POSITIONS)).round().long()
 
 
 def _uses(sites: Sites, path: str) -> list[fx.Node]:

@@ -14,7 +14,8 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from edgeprune.importance.evidence import Evidence
-from edgeprune.program.graph import ATEN, get_attribute, is_call
+from edgeprune.importance.readers import Reader, as_reader
+from edgeprune.program.graph import get_attribute
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.atoms import Dim, unit_numbers
 from edgeprune.surgery.gates import readers
@@ -122,58 +123,29 @@ class Matrix:
 
 def matrices(evidence: Evidence, site: Site) -> list[Matrix]:
     """All that read the site, as matrices; call where :func:`read_by_matrices`."""
-    sites, atom = evidence.sites, evidence.sites.atoms[site.name]
-    found = list(readers(sites, atom))
+    found = [reader for reader in _readers(evidence, site) if reader is not None]
     grams: list[Tensor | float] = [0.0] * len(found)
-    for values in evidence.values([source for _, source in found]):
-        for i, (x, (node, _)) in enumerate(zip(values, found, strict=True)):
-            rows = _columns(node, x).double()
+    for values in evidence.values([reader.source for reader in found]):
+        for i, (x, reader) in enumerate(zip(values, found, strict=True)):
+            rows = reader.features(x).double()
             grams[i] = grams[i] + rows.T @ rows
     result = []
-    for (node, source), gram in zip(found, grams, strict=True):
-        weight = get_attribute(sites.program.module, str(node.args[1].target)).detach().flatten(1)
-        dim = sites.flow.of(source)[-1 if is_call(node, ATEN.linear) else 1]
-        numbers = torch.tensor(unit_numbers(dim, atom))
-        unit_of = numbers.repeat_interleave(weight.shape[1] // len(numbers))
+    for reader, gram in zip(found, grams, strict=True):
+        weight = get_attribute(evidence.sites.program.module, reader.weight).detach().flatten(1)
         assert isinstance(gram, Tensor)
-        result.append(Matrix(node, weight, unit_of, gram))
+        result.append(Matrix(reader.node, weight, reader.unit_of, gram))
     return result
 
 
 def read_by_matrices(evidence: Evidence, site: Site) -> bool:
     """Whether all that read the site are linear maps and ungrouped convolutions."""
-    found = list(readers(evidence.sites, evidence.sites.atoms[site.name]))
-    return bool(found) and all(_is_matrix(node, source) for node, source in found)
+    found = _readers(evidence, site)
+    return bool(found) and None not in found
 
 
-def _is_matrix(node: fx.Node, source: fx.Node) -> bool:
-    if not is_call(node, ATEN.linear, ATEN.conv1d, ATEN.conv2d) or node.args[0] is not source:
-        return False
-    groups = node.args[6] if len(node.args) > 6 else 1
-    slides = [*node.args[3:6]] if not is_call(node, ATEN.linear) else []
-    plain = not any(isinstance(each, str) for each in slides)
-    return (
-        plain
-        and groups == 1
-        and isinstance(node.args[1], fx.Node)
-        and (node.args[1].op == "get_attr")
-    )
-
-
-def _columns(node: fx.Node, x: Tensor) -> Tensor:
-    """What the matrix reads: [rows, columns]."""
-    if is_call(node, ATEN.linear):
-        return x.flatten(0, -2)
-    kernel = tuple(node.args[1].meta["val"].shape[2:])
-    stride, padding, dilation = (
-        tuple(node.args[i]) if len(node.args) > i else (default,) * len(kernel)
-        for i, default in ((3, 1), (4, 0), (5, 1))
-    )
-    if len(kernel) == 1:  # unfold knows two dimensions only
-        x, kernel, stride = x.unsqueeze(2), (1, *kernel), (1, *stride)
-        padding, dilation = (0, *padding), (1, *dilation)
-    patches = functional.unfold(x, kernel, dilation, padding, stride)
-    return patches.transpose(1, 2).flatten(0, 1)
+def _readers(evidence: Evidence, site: Site) -> list[Reader | None]:
+    sites, atom = evidence.sites, evidence.sites.atoms[site.name]
+    return [as_reader(sites, node, source, atom) for node, source in readers(sites, atom)]
 
 
 def steps(order: Sequence[int] | Tensor) -> Tensor:

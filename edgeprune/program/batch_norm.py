@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, fx
 
-from edgeprune.program.graph import ATEN, calls
+from edgeprune.program.graph import ATEN, calls, is_call
 
 
 class BatchNorm(NamedTuple):
@@ -29,13 +29,18 @@ class BatchNorm(NamedTuple):
 
 def batch_norms(module: fx.GraphModule) -> list[BatchNorm]:
     """The graph's BatchNorms with stored statistics of their own, in graph order."""
-    found = []
-    for node in calls(module.graph, ATEN.batch_norm):
-        mean, variance, training, epsilon = (node.args[i] for i in (3, 4, 5, 7))
-        if not training and _own(mean) and _own(variance):
-            paths = str(mean.target), str(variance.target)
-            found.append(BatchNorm(node, *paths, float(epsilon)))
-    return found
+    found = map(batch_norm_at, calls(module.graph, ATEN.batch_norm))
+    return [norm for norm in found if norm is not None]
+
+
+def batch_norm_at(node: fx.Node) -> BatchNorm | None:
+    """The BatchNorm that a node calls, if it is one with stored statistics of its own."""
+    if not is_call(node, ATEN.batch_norm):
+        return None
+    mean, variance, training, epsilon = (node.args[i] for i in (3, 4, 5, 7))
+    if training or not (_own(mean) and _own(variance)):
+        return None
+    return BatchNorm(node, str(mean.target), str(variance.target), float(epsilon))  # type: ignore[arg-type]
 
 
 def _own(node: Any) -> TypeGuard[fx.Node]:
