@@ -16,8 +16,8 @@ def _maps(evidence: Evidence, site: Site) -> fx.Node | None:
     """The last node before the readers where a unit is a matrix: [batch, units, rows, columns]."""
     flow, atom = evidence.sites.flow, evidence.sites.atoms[site.name].root
     before = set().union(*(ancestors(source) for source in sources(evidence.sites, site)))
-    for node in reversed(list(before & set(flow.dims))):
-        dims = flow.of(node)
+    for node in reversed(flow.dims):
+        dims = flow.of(node) if node in before else ()
         if len(dims) == 4 and dims[0].root is flow.batch.root and dims[1].root is atom:
             return node if min(shape(node)[2:]) > 1 else None
     return None

@@ -61,14 +61,22 @@ def shapley_values(
         orders: how many are drawn.
         truncated_at: what is missing, as a share of the whole, that is not followed up.
     """
+    known: dict[tuple[float, ...], float] = {}  # few players meet in the same sets again
+
+    def of(there: Tensor) -> float:
+        members = tuple(there.tolist())
+        if members not in known:
+            known[members] = worth(there)
+        return known[members]
+
     values = torch.zeros(players, dtype=torch.float64)
-    nobody, everybody = worth(torch.zeros(players)), worth(torch.ones(players))
+    nobody, everybody = of(torch.zeros(players)), of(torch.ones(players))
     enough = truncated_at * abs(everybody - nobody)
     for _ in range(orders):
         there, before = torch.zeros(players), nobody
         for player in torch.randperm(players, generator=generator).tolist():
             there[player] = 1.0
-            now = worth(there)
+            now = of(there)
             values[player] += now - before
             before = now
             if abs(everybody - now) < enough:

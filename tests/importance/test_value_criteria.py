@@ -182,7 +182,7 @@ def test_truncation_spares_most_of_the_work() -> None:
         return float(there.any())
 
     shapley_values(worth, 50, torch.Generator().manual_seed(0), 10, 0.01)
-    assert len(asked) == 2 + 10  # the first to come is worth all
+    assert len(asked) <= 2 + 10  # the first to come is worth all
 
 
 def test_shapley_lets_a_head_that_disturbs_the_task_go_first() -> None:
