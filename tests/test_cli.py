@@ -26,7 +26,7 @@ from edgeprune.task import load_task
 
 COMMANDS = (
     *("build", "inspect", "plan", "apply", "lower", "validate", "measure", "profiles"),
-    *("devices", "kernels", "report", "doctor", "tables", "criteria"),
+    *("devices", "kernels", "report", "doctor", "tables", "criteria", "audit", "export-hf"),
 )
 
 
