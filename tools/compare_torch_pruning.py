@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,9 +41,13 @@ from edgeprune.program import capture
 from edgeprune.sites import Sites, find_sites
 from edgeprune.surgery import apply
 
+MOST_SECONDS = 120
 NEEDS = "compare_torch_pruning: install it first: pip install torch-pruning==1.6.0"
 WIDE, NARROW = 128, 32
 LEFT = 0.5
+# `for group in pruner.step(interactive=True): group.prune()`, and what skips a group: the test for
+# norms and embeddings among its members, with its `continue`.
+PRUNE_LINES, SKIP_LINES = 2, 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Case:
     name: str
     build: Callable[[int], nn.Module]
     inputs: tuple[Tensor, ...]
-    prune: Callable[[Any, nn.Module, tuple[Tensor, ...], bool], Any]
+    prune: Callable[[Any, nn.Module, tuple[Tensor, ...]], Any]
 
 
 class Logits(nn.Module):
@@ -91,7 +96,7 @@ def llama(width: int) -> nn.Module:
 
 def _transformer(width: int) -> dict[str, Any]:
     sizes = {"hidden_size": width, "intermediate_size": 4 * width}
-    return sizes | {"num_hidden_layers": 4, "num_attention_heads": 8, "initializer_range": 0.1}
+    return sizes | {"num_hidden_layers": 2, "num_attention_heads": 8, "initializer_range": 0.1}
 
 
 # What a user writes: --show prints these, and their lines are counted.
@@ -106,7 +111,7 @@ def edgeprune_code(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Sites,
     return sites, plan, apply(program, plan, sites)
 
 
-def cnn_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...], stream: bool) -> Any:
+def cnn_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     classifier = model.model.classifier[-1]  # type: ignore[union-attr, index]
     importance = tp.importance.MagnitudeImportance(p=2)
     return tp.pruner.BasePruner(
@@ -114,7 +119,7 @@ def cnn_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...], stream: bool
     )
 
 
-def encoder_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...], stream: bool) -> Any:
+def encoder_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     heads = {
         linear: model.model.config.num_attention_heads  # type: ignore[union-attr]
         for name, linear in model.named_modules()
@@ -133,7 +138,7 @@ def encoder_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...], stream: 
     )
 
 
-def decoder_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...], stream: bool) -> Any:
+def decoder_code(tp: Any, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     heads = {}
     for layer in model.model.model.layers:  # type: ignore[union-attr]
         heads[layer.self_attn.q_proj] = model.model.config.num_attention_heads  # type: ignore[union-attr]
@@ -219,14 +224,16 @@ def _ours(model: nn.Module, case: Case) -> dict[str, Any]:
 def _theirs(tp: Any, model: nn.Module, case: Case, stream: bool) -> dict[str, Any]:
     """Prune half; with ``stream`` False the residual width is left as it is."""
     twin, before = copy.deepcopy(model), sum(p.numel() for p in model.parameters())
-    row: dict[str, Any] = {"width": 0, "depth": 0, "length": 0, "lines": _lines(case.prune) + 2}
+    row: dict[str, Any] = {"width": 0, "depth": 0, "length": 0, "lines": _lines(case.prune)}
+    row["lines"] += PRUNE_LINES if stream else PRUNE_LINES + SKIP_LINES
     every = dict(_matrices(model))
     names = {module: name for name, module in model.named_modules()}
     reached: set[str] = set()
     try:
-        pruner = case.prune(tp, model, case.inputs, stream)
+        _limit(MOST_SECONDS)
+        pruner = case.prune(tp, model, case.inputs)
         for group in pruner.step(interactive=True):
-            if not stream and _is_stream(group, case):
+            if not stream and _is_stream(group):
                 continue
             row["width"] += 1
             reached |= {names.get(dep.target.module, "") for dep, _ in group}
@@ -234,6 +241,8 @@ def _theirs(tp: Any, model: nn.Module, case: Case, stream: bool) -> dict[str, An
             group.prune()
     except Exception as error:
         return row | {"runs": "no", "note": f"pruning: {_one_line(error)}"}
+    finally:
+        _limit(0)
     row["reached_pct"] = 100 * sum(every.get(n, 0) for n in reached) / sum(every.values())
     row["left_pct"] = 100 * sum(p.numel() for p in model.parameters()) / before
     try:
@@ -246,7 +255,17 @@ def _theirs(tp: Any, model: nn.Module, case: Case, stream: bool) -> dict[str, An
     return row | {"runs": "yes", "difference": gap, "note": note}
 
 
-def _is_stream(group: Any, case: Case) -> bool:
+def _limit(seconds: int) -> None:
+    """Stop what follows after so much processor time; 0 lifts the limit."""
+    signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise TimeoutError(f"not done after {MOST_SECONDS} s of processor time")
+
+
+def _is_stream(group: Any) -> bool:
     """Whether a group is the residual width: one that norms over features or embeddings share."""
     kinds = {type(dep.target.module).__name__ for dep, _ in group}
     return any("LayerNorm" in kind or "Embedding" in kind or "RMSNorm" in kind for kind in kinds)
@@ -272,7 +291,7 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _lines(code: Callable[..., object]) -> int:
-    """Of the body, without the signature and the return of what the tool reads."""
+    """Of the body, as formatted here."""
     body = inspect.getsource(code).split(":\n", 1)[1].splitlines()
     return sum(bool(line.strip()) for line in body)
 

@@ -252,3 +252,18 @@ def test_a_model_that_is_not_the_same_after_capture_is_refused() -> None:
 def test_examples_that_are_no_batch_are_refused(examples: tuple[Tensor, ...], got: str) -> None:
     with pytest.raises(InputError, match=f"example input 0: {got}.*at least 2 examples"):
         capture(SeveralOutputs(), examples)
+
+
+class Copied(nn.Module):
+    """Repeats groups, writes into them, and joins the two sizes: a view of what was copied."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x[:, :, None].expand(-1, -1, 2, -1).reshape(x.shape[0], -1, x.shape[-1])
+        wide += 1
+        return wide
+
+
+def test_a_view_of_a_copy_stands_once_the_copy_is_dropped() -> None:
+    x = torch.randn(2, 3, 4)
+    captured = capture(Copied(), (x,))
+    assert torch.equal(captured(x), Copied()(x))
