@@ -75,7 +75,7 @@ def at(node: fx.Node) -> str:
 
 def raised_at(error: BaseException) -> str:
     """``, at model.py:12``: the innermost line outside of torch that an error went through."""
-    frames = []
+    frames: list[tuple[str, int]] = []
     found: BaseException | None = error
     while found is not None and not frames:
         trace = traceback.extract_tb(found.__traceback__)
