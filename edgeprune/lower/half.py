@@ -13,7 +13,7 @@ from torch.fx.node import map_aggregate
 from edgeprune.errors import InputError
 from edgeprune.lower.graph import aten, attribute_of, constant, emit, is_call
 from edgeprune.lower.ops import OURS
-from edgeprune.surgery.selections import find_columns, find_merges
+from edgeprune.surgery.selections import STEEP, find_columns
 
 # Numbers beyond it hide what a mask adds them to. Two masks together are still finite, and a score
 # that one was added to weighs nothing.
@@ -37,7 +37,7 @@ def to_half(module: GraphModule) -> None:
     Raises:
         InputError: token selections in plain arithmetic, whose numbers half floats do not hold.
     """
-    if find_columns(module.graph) or find_merges(module.graph):
+    if find_columns(module.graph) or any(STEEP in node.args for node in module.graph.nodes):
         raise InputError(
             "fp16: tokens are selected by numbers that half floats do not hold. Lower with "
             "delegate auto, whose operators select in float32 (but merge nowhere), or as fp32 or "

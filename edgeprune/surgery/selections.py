@@ -26,7 +26,6 @@ STEEP = 1e30
 # A mask entry times this, plus 1, is below 0; a learned bias stays next to 1.
 OPEN = 1e-6
 PLACES = re.compile(r"select_\d+_\d+_of_\d+\.places")
-MERGES = re.compile(r"select_\d+_\d+_of_\d+\.earlier_kept")
 
 
 class Selection:
@@ -117,11 +116,6 @@ def find_columns(graph: fx.Graph) -> list[fx.Node]:
     constants = [n for n in graph.nodes if n.op == "get_attr" and PLACES.search(str(n.target))]
     used = {distance for constant in constants for distance in constant.users}
     return [_downward(n, ATEN.mul.Tensor) for n in graph.nodes if n in used]
-
-
-def find_merges(graph: fx.Graph) -> list[fx.Node]:
-    """The constants by which a merging selection is recognised."""
-    return [n for n in graph.nodes if n.op == "get_attr" and MERGES.search(str(n.target))]
 
 
 def scores_of(selection: fx.Node) -> fx.Node:
