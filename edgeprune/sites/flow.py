@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
-from edgeprune.program.graph import is_call, op_name, shape, value
+from edgeprune.program.graph import is_size, op_name, shape, value
 from edgeprune.program.program import Program
 from edgeprune.registry import Registry
 from edgeprune.sites.atoms import Dim, unify
@@ -91,7 +91,7 @@ class Flow:
             for result in node.all_input_nodes:
                 self.freeze(self.of(result), "it is an output of the model")
             return ()
-        if is_call(node, torch.ops.aten.sym_size):
+        if is_size(node):
             return ()
         found = rule_for(node)
         return found(self, node) if found else self.without_rule(node)
