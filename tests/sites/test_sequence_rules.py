@@ -59,7 +59,7 @@ def test_a_look_up_along_another_dimension_leaves_units_free() -> None:
     ],
 )
 def test_what_is_looked_up_or_repeated_stays(move: object, why_not: str) -> None:
-    site = reading(move).get("up.neurons")
+    (site,) = (site for site in reading(move).sites if ("up.weight", 0) in site.weights)
     assert re.search(why_not, site.why_not or "")
 
 
