@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgeprune.plan import Plan
 from edgeprune.program import capture
 from edgeprune.program.program import as_tuple
-from edgeprune.sites import Sites, find_sites
+from edgeprune.sites import Site, Sites, find_sites
 from edgeprune.surgery import apply, masked
 
 
@@ -46,18 +46,22 @@ def found_in(layer: nn.Module, width: int, after: int, space: int = 2) -> Sites:
 
 
 def units(found: Sites) -> dict[str, tuple[str, int]]:
-    """Name -> (axis, units) of what can be cut."""
-    return {site.name: (site.axis, site.units) for site in found.cuttable}
+    """Name -> (axis, units) of every width that can be cut exactly."""
+    return {site.name: (site.axis, site.units) for site in _widths(found)}
+
+
+def _widths(found: Sites) -> list[Site]:
+    return [site for site in found.cuttable if site.kind == "width" and site.exact]
 
 
 def worst_cut(found: Sites, plans: int = 3) -> float:
-    """The largest difference of cut and masked over random plans that cut every site."""
+    """The largest difference of cut and masked over random plans that cut every width."""
     draw, worst = random.Random(0), 0.0
     (example,) = found.program.example_inputs
     for _ in range(plans):
         kept = {
             site.name: tuple(sorted(draw.sample(range(site.units), draw.randint(1, site.units))))
-            for site in found.cuttable
+            for site in _widths(found)
         }
         plan = Plan(found.program.fingerprint, dict(kept))
         with torch.no_grad():
