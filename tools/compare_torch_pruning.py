@@ -90,7 +90,9 @@ def bert(width: int) -> nn.Module:
 
 
 def llama(width: int) -> nn.Module:
-    config = LlamaConfig(**_transformer(width), num_key_value_heads=4, vocab_size=100)
+    config = LlamaConfig(
+        **_transformer(width), num_key_value_heads=4, vocab_size=100, use_cache=False
+    )
     return Logits(LlamaForCausalLM(config))
 
 
