@@ -138,7 +138,7 @@ def reloads(program: Program, inputs: tuple[Tensor, ...]) -> float:
 
 def runs(program: Program, inputs: tuple[Tensor, ...]) -> float:
     """The largest difference between the lowered file, run here, and the program; batch 1."""
-    one = tuple(x[:1].contiguous() for x in inputs)
+    one = program.fit(tuple(x[:1].contiguous() for x in inputs))
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         artifact = lower(program, Path(folder, "slim.pte"), Lowering())
         method = RUNTIMES[".pte"](1).prepare(str(artifact.path))()
