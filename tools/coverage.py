@@ -39,7 +39,7 @@ from families.checks import (
 from edgeprune import console
 from edgeprune.errors import EdgepruneError
 from edgeprune.plan import Plan
-from edgeprune.sites import Site, Sites, find_sites
+from edgeprune.sites import Site, Sites
 from edgeprune.surgery import apply
 
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
@@ -100,7 +100,7 @@ class Coverage:
 
 def cover(family: Family, axes: bool = True) -> Coverage:
     """Try everything on one family; with ``axes`` false only the plan of half the operations."""
-    single, double = find_sites(family.capture()), find_sites(family.capture(torch.float64))
+    single, double = family.sites(), family.sites(torch.float64)
     found = dict.fromkeys(site.axis for site in single.sites if site.why_not is None)
     cells = [_cell(family, single, double, axis) for axis in (found if axes else ())]
     inputs = family.draw(2, 5)

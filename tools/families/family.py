@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeprune.program import Program, capture
 from edgeprune.registry import Registry
+from edgeprune.sites import Sites, find_sites
 
 Inputs: TypeAlias = Callable[[int, torch.Generator], tuple[Tensor, ...]]
 """(batch, generator) -> inputs; float32 where they are floats."""
@@ -48,6 +50,15 @@ class Family:
     def capture(self, dtype: torch.dtype = torch.float32) -> Program:
         """Its program; in float64 for the oracle."""
         return capture(self.build().to(dtype), self.draw(2, 0, dtype))
+
+    def sites(self, dtype: torch.dtype = torch.float32) -> Sites:
+        """What can be cut of it, found once a process; not to be changed."""
+        return _sites(self, dtype)
+
+
+@cache
+def _sites(family: Family, dtype: torch.dtype) -> Sites:
+    return find_sites(family.capture(dtype))
 
 
 def family(
