@@ -9,8 +9,10 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from edgeprune.program import Program, capture
+from edgeprune.program.graph import annotate, set_tensor
 from edgeprune.registry import Registry
 from edgeprune.sites import Sites, find_sites
 
@@ -49,11 +51,29 @@ class Family:
 
     def capture(self, dtype: torch.dtype = torch.float32) -> Program:
         """Its program; in float64 for the oracle."""
-        return capture(self.build().to(dtype), self.draw(2, 0, dtype))
+        program = capture(self.build().to(dtype), self.draw(2, 0, dtype))
+        if dtype is torch.float64:
+            _widen(program)
+        return program
 
     def sites(self, dtype: torch.dtype = torch.float32) -> Sites:
         """What can be cut of it, found once a process; not to be changed."""
         return _sites(self, dtype)
+
+
+def _widen(program: Program) -> None:
+    """Compute in float64 also what a model computes in float32 whatever its type, as norms do."""
+    for node in program.module.graph.nodes:
+        if node.op == "call_function":
+            node.args, node.kwargs = tree_map(
+                lambda each: torch.float64 if each is torch.float32 else each,
+                (node.args, node.kwargs),
+            )
+    for path, tensor in program.tensors.items():
+        if tensor.dtype is torch.float32:
+            set_tensor(program.module, path, tensor.double())
+    program.module.recompile()
+    annotate(program.module, program.example_inputs)
 
 
 @cache
