@@ -18,9 +18,8 @@ from edgeprune.program.batch_norm import batch_norm_at
 from edgeprune.program.graph import ATEN, is_call, shape
 from edgeprune.sites import Sites
 from edgeprune.sites.atoms import Dim, positions, unit_numbers
+from edgeprune.sites.rules.convolution import CONVOLUTIONS
 from edgeprune.surgery.gates import readers
-
-CONVOLUTIONS = (ATEN.conv1d, ATEN.conv2d, ATEN.conv3d)
 
 # Added to the Gram's diagonal, relative to its mean: keeps directions the data never showed.
 RIDGE = 1e-4
@@ -118,12 +117,12 @@ class _Sliding(NamedTuple):
 
 def reader_of(sites: Sites, name: str) -> Reader | None:
     """The site's reader if there is exactly one and it is a matrix with weights of its own."""
-    found = list(readers(sites, sites.atoms[name]))
+    found = readers(sites, sites.atoms[name])
     reader = as_reader(sites, *found[0], sites.atoms[name]) if len(found) == 1 else None
     if reader is None:
         return None
     paths = (path for path in (reader.weight, reader.bias) if path)
-    return None if any(len(_uses(sites, path)) != 1 for path in paths) else reader
+    return None if any(len(sites.readers[path]) != 1 for path in paths) else reader
 
 
 def as_reader(sites: Sites, node: fx.Node, source: fx.Node, atom: Dim) -> Reader | None:
@@ -185,15 +184,6 @@ def _patches(x: Tensor, window: _Sliding) -> Tensor:
 def _spread(count: int) -> Tensor:
     """At most ``MOST_POSITIONS`` of ``count`` positions, evenly."""
     return torch.linspace(0, count - 1, min(count, MOST_POSITIONS)).round().long()
-
-
-def _uses(sites: Sites, path: str) -> list[fx.Node]:
-    return [
-        user
-        for node in sites.program.module.graph.nodes
-        if node.op == "get_attr" and node.target == path
-        for user in node.users
-    ]
 
 
 def gram_of(x: Tensor) -> Tensor:

@@ -185,10 +185,10 @@ def _resample(module: GraphModule, node: Node) -> Node:
 
 def _triple(node: Node, place: int, default: int = 1) -> tuple[int, int, int]:
     """An argument for time, height and width; one number stands for all three."""
-    given = node.args[place] if len(node.args) > place else default
+    given: Any = node.args[place] if len(node.args) > place else default
     listed = list(given) if isinstance(given, (list, tuple)) else [given]
     time, height, width = listed * 3 if len(listed) == 1 else listed
-    return int(str(time)), int(str(height)), int(str(width))
+    return time, height, width
 
 
 REWRITES: dict[Any, Rewrite] = {

@@ -47,6 +47,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     free_views(module)
     annotate(module, example_inputs)
     write_sizes_out(module, example_inputs)
+    drop_empty_parts(module)
     drop_no_ops(module)
     take_from_ends(module)
     join_batch_norm(module)
@@ -116,6 +117,17 @@ def _is_no_op(node: fx.Node) -> bool:
     if is_call(node, ATEN.reshape, ATEN.expand, ATEN.slice, ATEN._unsafe_view):
         return before.shape == after.shape
     return False
+
+
+def drop_empty_parts(module: fx.GraphModule) -> None:
+    """Join only what has entries: a cache of keys and values starts without any."""
+    for node in calls(module.graph, ATEN.cat):
+        parts = [part for part in node.args[0] if 0 not in shape(part)]
+        if not any(value(part).dtype == value(node).dtype for part in parts):
+            continue
+        node.update_arg(0, parts)
+        if len(parts) == 1:
+            replace(node, parts[0])
 
 
 def free_views(module: fx.GraphModule) -> None:

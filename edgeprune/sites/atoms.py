@@ -149,7 +149,7 @@ def _flat(parts: Sequence[Dim], kind: str) -> Iterator[Dim]:
 
 def _split(large: Dim, first: int, kind: str) -> list[Dim] | None:
     """Split a leaf into a first part of size ``first`` and the rest; None when it cannot be."""
-    if large.root.kind != "leaf" or (kind == "product" and large.size % first):
+    if large.root.kind != "leaf" or (kind == "product" and (not first or large.size % first)):
         return None
     rest = large.size // first if kind == "product" else large.size - first
     whole = (product if kind == "product" else concat)([Dim(first), Dim(rest)])

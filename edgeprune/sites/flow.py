@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
-from edgeprune.program.graph import fake_values, is_size, one_more, op_name, shape, value
+from edgeprune.program.graph import fake_values, is_size, one_more, op_name, shape
 from edgeprune.program.program import Program
 from edgeprune.program.refusals import at
 from edgeprune.registry import Registry
@@ -29,6 +30,8 @@ LITERALS: Registry[Literals] = Registry("literals")
 """How an op's literal arguments (sizes, offsets) follow from the new shapes."""
 literals = LITERALS.register
 
+
+log = logging.getLogger(__name__)
 
 OUTPUT = "it is an output of the model"
 
@@ -80,6 +83,20 @@ class Flow:
                     found[part].append((path, axis))
         return found
 
+    @cached_property
+    def readers(self) -> dict[Dim, list[tuple[fx.Node, fx.Node]]]:
+        """Atom -> (call, input) wherever one uses it up, by summing over it or otherwise."""
+        found: dict[Dim, list[tuple[fx.Node, fx.Node]]] = defaultdict(list)
+        for node in self.program.module.graph.nodes:
+            sources = node.all_input_nodes if node.op == "call_function" else []
+            for source in sources:
+                if source.op == "get_attr":
+                    continue
+                for atom in dict.fromkeys(leaf for dim in self.of(source) for leaf in dim.leaves()):
+                    if self.uses(node, source, atom):
+                        found[atom].append((node, source))
+        return found
+
     def fresh(self, node: fx.Node) -> Dims:
         """New atoms for a node's output."""
         return tuple(Dim(size) for size in shape(node))
@@ -124,13 +141,25 @@ class Flow:
             return ()
         if is_size(node):
             return ()
-        found = rule_for(node)
-        return found(self, node) if found else self.without_rule(node)
+        found = self._by_rule(node)
+        return self.without_rule(node) if found is None else found
+
+    def _by_rule(self, node: fx.Node) -> Dims | list[Dims] | None:
+        """What the operator's rule says; None without a rule, or in a form it does not know."""
+        apply = rule_for(node)
+        if apply is None:
+            return None
+        try:
+            found = apply(self, node)
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+            log.warning("%s: the rule does not know this form (%r)", describe(node), error)
+            return None
+        return found if isinstance(found, list) or _sizes(found) == shape(node) else None
 
     def _freeze_repeated(self, node: fx.Node) -> None:
         """One atom in two dimensions, as in a Gram matrix: masking one of them is not enough."""
         for dims in self.outputs(node):
-            if self.batch not in dims:  # a square weight is cut in both
+            if not any(dim.contains(self.batch) for dim in dims):  # a square weight is cut in both
                 continue
             seen: set[Dim] = set()
             for dim in dims:
@@ -173,6 +202,10 @@ class Flow:
         return product([self.batch, Dim(rest)])
 
 
+def _sizes(dims: Dims) -> tuple[int, ...]:
+    return tuple(dim.size for dim in dims)
+
+
 def rule_for(node: fx.Node) -> Rule | None:
     """The rule of a call, by its operator or because it works element by element."""
     found = _registered(RULES, node)
@@ -195,8 +228,3 @@ def _registered(table: dict[Any, Any], key: Any) -> Any:
 def describe(node: fx.Node) -> str:
     """``view_3 (aten.view.default, at model.py:57)``, for reasons and messages."""
     return f"{node.name} ({op_name(node)}{at(node)})"
-
-
-def is_tensor(node: Any) -> bool:
-    """Whether an argument is a tensor in the graph."""
-    return isinstance(node, fx.Node) and value(node) is not None

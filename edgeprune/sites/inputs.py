@@ -18,24 +18,18 @@ from edgeprune.errors import InputError
 from edgeprune.program.graph import ATEN, get_attribute, is_call, shape, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.flow import Dims, Flow, Sizes, describe, literals
+from edgeprune.sites.rules.convolution import CONVOLUTIONS, TRANSPOSED
+from edgeprune.sites.rules.space import (
+    ADAPTIVE_MAXIMA,
+    ADAPTIVE_MEANS,
+    PADDING,
+    POOLS,
+    UPSAMPLING,
+)
 
-CONVOLUTIONS = (ATEN.conv1d, ATEN.conv2d, ATEN.conv3d)
-TRANSPOSED = (ATEN.conv_transpose1d, ATEN.conv_transpose2d, ATEN.conv_transpose3d)
-POOLS = (
-    *(ATEN.max_pool1d, ATEN.max_pool2d, ATEN.max_pool3d),
-    *(ATEN.avg_pool1d, ATEN.avg_pool2d, ATEN.avg_pool3d),
-)
-# Their output has the same size whatever comes in.
-ADAPTIVE = (
-    *(ATEN.adaptive_avg_pool1d, ATEN.adaptive_avg_pool2d, ATEN.adaptive_avg_pool3d),
-    *(ATEN.adaptive_max_pool1d, ATEN.adaptive_max_pool2d, ATEN.adaptive_max_pool3d),
-)
-RESAMPLING = (
-    *(ATEN.upsample_nearest1d, ATEN.upsample_nearest2d, ATEN.upsample_nearest3d),
-    *(ATEN.upsample_linear1d, ATEN.upsample_bilinear2d, ATEN.upsample_bicubic2d),
-    *(ATEN.pad, ATEN.constant_pad_nd),
-)
-SLIDING = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *ADAPTIVE, *RESAMPLING)
+# The output of these has the same size whatever comes in.
+ADAPTIVE = (*ADAPTIVE_MEANS, *ADAPTIVE_MAXIMA)
+SLIDING = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *ADAPTIVE, *UPSAMPLING, *PADDING)
 """Each makes a dimension of its own from every spatial one that it reads."""
 
 STEPS_TRIED = 1024
@@ -311,8 +305,8 @@ def _has_weights(flow: Flow, leaf: Dim, table: str) -> bool:
     """Whether another weight than a table has the atom: then it is one of the stream's features."""
     return any(
         isinstance(get_attribute(flow.program.module, path), torch.nn.Parameter)
-        for path, dims in flow.tensors.items()
-        if path != table and any(dim.contains(leaf) for dim in dims)
+        for path, _ in flow.holders.get(leaf, ())
+        if path != table
     )
 
 
@@ -385,7 +379,7 @@ def _slide(flow: Flow, new: dict[Dim, int], node: fx.Node) -> None:
 def _space(flow: Flow, node: fx.Node) -> list[int]:
     """The dimensions that a sliding operator makes anew; batch and channels are not among them."""
     before, after = flow.of(node.args[0]), flow.of(node)
-    first = 1 if is_call(node, ATEN.pad, ATEN.constant_pad_nd) else 2
+    first = 1 if is_call(node, *PADDING) else 2
     return [i for i in range(first, len(after)) if after[i].root is not before[i].root]
 
 

@@ -7,7 +7,6 @@ the producer instead would be wrong through a norm or a sigmoid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +59,7 @@ def gate(sites: Sites) -> Gated:
     for site in (site for site in sites.cuttable if site.kind == "width"):
         atom = sites.atoms[site.name].root
         factors = _parameter(draft, gates, site.name, site.units)
-        for reader, source in list(readers(sites, atom)):
+        for reader, source in readers(sites, atom):
             with draft.module.graph.inserting_before(draft.copies[reader]):
                 _gate_input(draft, reader, source, atom, factors)
     for residual in sites.residuals:
@@ -82,16 +81,9 @@ def masked(sites: Sites, plan: Plan) -> Program:
     return gated.program
 
 
-def readers(sites: Sites, atom: Dim) -> Iterator[tuple[fx.Node, fx.Node]]:
+def readers(sites: Sites, atom: Dim) -> tuple[tuple[fx.Node, fx.Node], ...]:
     """(reader, input) wherever an operator uses the atom up, by summing over it or otherwise."""
-    flow = sites.flow
-    for node in sites.program.module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        for source in node.all_input_nodes:
-            carried = any(dim.contains(atom) for dim in flow.of(source))
-            if carried and source.op != "get_attr" and flow.uses(node, source, atom):
-                yield node, source
+    return tuple(sites.flow.readers.get(atom.root, ()))
 
 
 def _parameter(draft: Draft, gates: dict[str, torch.nn.Parameter], name: str, units: int) -> str:

@@ -48,20 +48,16 @@ def random_plan(
 def half_plan(sites: Sites, inputs: tuple[Tensor, ...]) -> Plan:
     """The mildest uniform width plan with at most half of the floating point operations.
 
-    Where even one unit a site leaves more, that one: see ``flops_share``.
+    Where even one unit a site leaves more, that one.
     """
     low, high = 0.0, 1.0
     for _ in range(6):
         share = (low + high) / 2
         cut = apply(sites.program, _uniform(sites, share), sites)
-        low, high = (
-            (share, high)
-            if flops(cut, inputs) <= 0.5 * flops(sites.program, inputs)
-            else (
-                low,
-                share,
-            )
-        )
+        if flops(cut, inputs) <= 0.5 * flops(sites.program, inputs):
+            low = share
+        else:
+            high = share
     return _uniform(sites, low)
 
 
@@ -109,7 +105,7 @@ def masked_equals_removed(family: Family, sites: Sites, plan: Plan) -> float:
 
 
 def trains(program: Program, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether every weight gets a finite gradient and a step lowers the loss."""
+    """Whether the gradients are finite, and a step against them lowers the loss."""
     weights = [w for w in program.tensors.values() if isinstance(w, nn.Parameter)]
     before = _loss(program, inputs)
     gradients = torch.autograd.grad(before, weights, allow_unused=True)

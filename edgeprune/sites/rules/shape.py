@@ -10,7 +10,7 @@ from torch import fx
 
 from edgeprune.program.graph import ATEN, is_call, shape, slice_arguments
 from edgeprune.sites.atoms import Dim, concat, cut_at, unify_sequences
-from edgeprune.sites.flow import Dims, Flow, Sizes, describe, is_tensor, literals, rule
+from edgeprune.sites.flow import Dims, Flow, Sizes, describe, literals, rule
 
 RESHAPES = (ATEN.reshape, ATEN._unsafe_view)
 
@@ -117,8 +117,7 @@ def sliced(flow: Flow, node: fx.Node) -> Dims:
     dims = list(flow.of(node.args[0]))
     axis, start, end, step = slice_arguments(node)
     size = dims[axis].size
-    symbolic = not all(isinstance(each, (int, type(None))) for each in (start, end))
-    if step != 1 or symbolic or not shape(node)[axis]:
+    if step != 1 or not _known(start, end) or not shape(node)[axis]:
         taken = Dim(shape(node)[axis])
         flow.freeze((dims[axis], taken), f"{describe(node)} takes entries by their place")
         dims[axis] = taken
@@ -135,7 +134,7 @@ def slice_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     """A slice that starts at 0 ends at its new size; one that ends at the end starts before it."""
     axis, start, end, step = slice_arguments(node)
     before, after = sizes(node.args[0])[axis], sizes(node)[axis]
-    if step != 1 or before is None or after is None:
+    if step != 1 or before is None or after is None or not _known(start, end):
         return node.args
     if not start:
         return (node.args[0], axis, 0, after)
@@ -143,6 +142,11 @@ def slice_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
     if range(old)[slice(start, end)].stop == old:
         return (node.args[0], axis, before - after, before)
     return node.args
+
+
+def _known(start: object, end: object) -> bool:
+    """Whether a slice's ends are numbers, and not computed from the batch."""
+    return all(each is None or isinstance(each, int) for each in (start, end))
 
 
 @rule(ATEN.select)
@@ -159,15 +163,18 @@ def index_select(flow: Flow, node: fx.Node) -> Dims:
     """Entries of a dimension are taken by numbers that are data."""
     dims, axis = list(flow.of(node.args[0])), node.args[1]
     dims[axis].freeze(f"{describe(node)} takes entries by their number")
-    dims[axis] = flow.of(node.args[2])[0]
+    taken = flow.of(node.args[2]) or (Dim(1),)
+    dims[axis] = taken[0]
     return tuple(dims)
 
 
 @rule(ATEN.cat)
 def cat(flow: Flow, node: fx.Node) -> Dims:
     """The joined dimension is the concatenation of its parts; the others are the same."""
-    parts = [flow.of(source) for source in node.args[0] if is_tensor(source)]
-    axis = (node.args[1] if len(node.args) > 1 else 0) % len(parts[0])
+    rank = len(shape(node))
+    # A list without entries may be joined to anything.
+    parts = [dims for dims in map(flow.of, node.args[0]) if len(dims) == rank]
+    axis = (node.args[1] if len(node.args) > 1 else 0) % rank
     result = list(parts[0])
     for other in parts[1:]:
         for i, dim in enumerate(other):

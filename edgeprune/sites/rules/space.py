@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import fx
 
@@ -10,14 +11,22 @@ from edgeprune.program.graph import ATEN, is_call, op_name
 from edgeprune.sites.atoms import Dim, product
 from edgeprune.sites.flow import Dims, Flow, describe, rule
 
+POOLS = (
+    *(ATEN.max_pool1d, ATEN.max_pool2d, ATEN.max_pool3d),
+    *(ATEN.avg_pool1d, ATEN.avg_pool2d, ATEN.avg_pool3d),
+)
+ADAPTIVE_MEANS = (ATEN.adaptive_avg_pool1d, ATEN.adaptive_avg_pool2d, ATEN.adaptive_avg_pool3d)
+ADAPTIVE_MAXIMA = (ATEN.adaptive_max_pool1d, ATEN.adaptive_max_pool2d, ATEN.adaptive_max_pool3d)
+UPSAMPLING = (
+    *(ATEN.upsample_nearest1d, ATEN.upsample_nearest2d, ATEN.upsample_nearest3d),
+    *(ATEN._upsample_nearest_exact1d, ATEN._upsample_nearest_exact2d),
+    *(ATEN.upsample_linear1d, ATEN.upsample_bilinear2d, ATEN.upsample_bicubic2d),
+    ATEN.upsample_trilinear3d,
+)
+PADDING = (ATEN.pad, ATEN.constant_pad_nd)
 
-@rule(ATEN.max_pool1d, ATEN.max_pool2d, ATEN.max_pool3d)
-@rule(ATEN.avg_pool1d, ATEN.avg_pool2d, ATEN.avg_pool3d)
-@rule(ATEN.adaptive_avg_pool1d, ATEN.adaptive_avg_pool2d, ATEN.adaptive_avg_pool3d)
-@rule(ATEN.upsample_nearest1d, ATEN.upsample_nearest2d, ATEN.upsample_nearest3d)
-@rule(ATEN._upsample_nearest_exact1d, ATEN._upsample_nearest_exact2d)
-@rule(ATEN.upsample_linear1d, ATEN.upsample_bilinear2d, ATEN.upsample_bicubic2d)
-@rule(ATEN.upsample_trilinear3d)
+
+@rule(*POOLS, *ADAPTIVE_MEANS, *UPSAMPLING)
 def resampled(flow: Flow, node: fx.Node) -> Dims:
     """The last one to three dimensions, as the operator's name says, get another size."""
     rank = _space_rank(node)
@@ -26,7 +35,7 @@ def resampled(flow: Flow, node: fx.Node) -> Dims:
     return (*x[:-rank], *space)
 
 
-@rule(ATEN.adaptive_max_pool1d, ATEN.adaptive_max_pool2d, ATEN.adaptive_max_pool3d)
+@rule(*ADAPTIVE_MAXIMA)
 @rule(ATEN.max_pool1d_with_indices, ATEN.max_pool2d_with_indices, ATEN.max_pool3d_with_indices)
 def pooled_with_places(flow: Flow, node: fx.Node) -> list[Dims]:
     """The maxima, and where they were."""
@@ -43,7 +52,7 @@ def _space_rank(node: fx.Node) -> int:
     return int(found[1])
 
 
-@rule(ATEN.pad, ATEN.constant_pad_nd)
+@rule(*PADDING)
 def padded(flow: Flow, node: fx.Node) -> Dims:
     """What gets a border cannot be cut; the rest passes through."""
     dims, after = list(flow.of(node.args[0])), flow.fresh(node)
@@ -62,9 +71,8 @@ def moved(flow: Flow, node: fx.Node) -> Dims:
     """Entries change places along some dimensions; those without a list, along all."""
     dims = flow.of(node.args[0])
     place = 1 if is_call(node, ATEN.flip) else 2
-    axes = node.args[place] if len(node.args) > place else []
-    assert isinstance(axes, (list, tuple))
-    moving = [dims[int(str(axis))] for axis in axes] or dims
+    axes: Any = node.args[place] if len(node.args) > place else []
+    moving = [dims[axis] for axis in axes] or dims
     flow.freeze(moving, f"{describe(node)} moves its entries")
     return dims
 
