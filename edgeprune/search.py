@@ -78,6 +78,13 @@ class Search:
         recovery = (self.trial_steps, self.trial_minutes, self.seed)
         return Trial(self.sites, self.task, self.calibration, *recovery)
 
+    @cached_property
+    def _axes(self) -> tuple[str, ...]:
+        """The axes whose damage can be weighed against the width's: those with a choice in them."""
+        removable = any(0 in (o.units for o in choice.options) for choice in self.choices)
+        shortened = len(self.levels) > 1 and any(choice.stream for choice in self.choices)
+        return ("length",) * shortened + ("depth",) * removable
+
     def run(self) -> SearchResult:
         """Bring the solver's plans to the measured budget, then look around the best of them.
 
@@ -126,10 +133,10 @@ class Search:
         """The same, and plans around the best one for as long as that makes it better."""
         for _ in range(PASSES):
             best = found.chosen
-            if best.score is None:
+            if best.score is None or not self._axes:
                 break
             correction, known = found.rounds[-1].correction, _hashes(found.rounds)
-            _, more = self._round(correction, _around(best.weights), known)
+            _, more = self._round(correction, _around(best.weights, self._axes), known)
             if more.candidates:
                 found = replace(found, rounds=(*found.rounds, more))
             if found.chosen is best:
@@ -141,7 +148,7 @@ class Search:
     ) -> SearchResult:
         """Plans over budget are solved for again, until ``ROUNDS`` corrections were tried."""
         front, rounds = start.front, list(start.rounds)
-        every = variants = [dict(weights), *_around(weights)]
+        every = variants = [dict(weights), *_around(weights, self._axes)]
         while variants and len(corrections(rounds)) < ROUNDS:
             try:
                 points, found = self._round(correction, variants, _hashes(rounds))
@@ -318,10 +325,10 @@ def _off(
     return statistics.median(off) if off else 1.0
 
 
-def _around(weights: Mapping[str, float]) -> list[dict[str, float]]:
-    """The weights with one axis' factor moved; the width's is the unit of the others."""
+def _around(weights: Mapping[str, float], axes: Sequence[str]) -> list[dict[str, float]]:
+    """The weights with one of these axes' factor moved; the width's is the unit of the others."""
     return [
         {**weights, axis: weights.get(axis, 1.0) * factor}
-        for axis in ("length", "depth")
+        for axis in axes
         for factor in AXIS_FACTORS
     ]

@@ -19,10 +19,11 @@ from edgeprune.budget import AbsoluteBudget
 from edgeprune.candidates import Candidate, SearchResult
 from edgeprune.devices import DeviceState, Measurement, Workload
 from edgeprune.errors import InfeasibleError, InputError
-from edgeprune.formulate import formulate
+from edgeprune.formulate import choices_of, formulate
 from edgeprune.importance import Evidence
 from edgeprune.lower import Lowering
 from edgeprune.plan import Plan, check_plan
+from edgeprune.profile import Multiples
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import distil, refit
 from edgeprune.search import AIM, Search
@@ -119,7 +120,7 @@ def with_device(search: Search, folder: Path, *ratios: float) -> tuple[Search, S
 @pytest.fixture
 def one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each one takes seconds to lower."""
-    monkeypatch.setattr("edgeprune.search._around", lambda weights: [dict(weights)])
+    monkeypatch.setattr("edgeprune.search._around", lambda weights, axes: [dict(weights)])
 
 
 def test_without_a_device_the_prediction_meets_the_budget(search: Search) -> None:
@@ -169,6 +170,22 @@ def test_candidates_go_on_in_a_direction_that_scores_better(
     assert result.chosen.weights == {"depth": 0.5}
     assert {} in asked and {"depth": 0.25} in asked
     assert {"length": 0.25} not in asked
+
+
+def test_only_axes_with_a_choice_in_them_are_weighed(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Mapping[str, float]] = []
+
+    def noted(*arguments: Any) -> Problem:
+        asked.append(arguments[-1])
+        return formulate(*arguments)
+
+    monkeypatch.setattr("edgeprune.search.formulate", noted)
+    for axes, weighed in ((("width",), set()), (("depth", "width"), {"depth"})):
+        asked.clear()
+        replace(search, choices=choices_of(search.sites, Multiples(1, 8, 1), axes)).run()
+        assert {axis for weights in asked for axis in weights} == weighed
 
 
 def test_candidates_are_scored_after_a_trial_distillation(search: Search) -> None:

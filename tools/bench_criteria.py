@@ -32,10 +32,10 @@ from rich.progress import track
 from scipy.stats import spearmanr
 
 from edgeprune.importance import CRITERIA, Criterion, Evidence
-from edgeprune.importance.evidence import task_loss, values_at
+from edgeprune.importance.evidence import task_loss
 from edgeprune.plan import Plan
-from edgeprune.program import Program, capture
-from edgeprune.program.graph import ATEN, calls, set_tensor
+from edgeprune.program import capture
+from edgeprune.recover import reestimate
 from edgeprune.sites import Site, find_sites
 from edgeprune.surgery import apply
 from edgeprune.tasks.digits_vit import DigitsVit, VisionTransformer, train
@@ -165,7 +165,7 @@ def one_layer(found: Found, network: DigitsCnn, seed: int) -> None:
         cut = apply(
             evidence.sites.program, Plan(evidence.sites.program.fingerprint, kept), evidence.sites
         )
-        return accuracy(recalibrated(cut, data.images).module)
+        return accuracy(reestimate(cut, [(data.images,)]).module)
 
     compare(found, "layer", score, evidence, [site], KEPT_CHANNELS, seed)
 
@@ -231,16 +231,6 @@ def best(criterion: Criterion, evidence: Evidence, site: Site, kept: int) -> tup
     """The units that stay."""
     order = criterion.score(evidence, site).argsort(descending=True, stable=True)
     return tuple(sorted(order[:kept].tolist()))
-
-
-def recalibrated(program: Program, images: torch.Tensor) -> Program:
-    """Batch-norm statistics taken anew, layer after layer, each exact over all images."""
-    for node in calls(program.module.graph, ATEN.batch_norm):
-        (x,) = values_at(program.module, [node.args[0]], (images,))
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        set_tensor(program.module, str(node.args[3].target), mean)
-        set_tensor(program.module, str(node.args[4].target), variance)
-    return program
 
 
 def row(criterion: Criterion, checks: dict[str, list[float]]) -> dict[str, Any]:

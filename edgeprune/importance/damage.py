@@ -14,13 +14,10 @@ from torch import Tensor
 from edgeprune import console
 from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.importance.evidence import Evidence
-from edgeprune.importance.readers import refitted_tensors
+from edgeprune.importance.readers import refitted_tensors, shown_enough
 from edgeprune.plan import Plan
 from edgeprune.program.program import as_tuple
 from edgeprune.surgery import apply
-
-# Per column of a matrix, for its refit to be believed.
-LEAST_ROWS = 2
 
 Cut: TypeAlias = tuple[str, int]
 """A site, and how many of its units stay."""
@@ -123,21 +120,12 @@ def _damage(evidence: Evidence, orders: Mapping[str, tuple[int, ...]], cut: Cut)
 def _cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dict[str, Tensor]:
     """The tensors that stand for one site cut to ``units``: its reader refitted, else its gate."""
     reader = evidence.readers.get(name)
-    if reader is None or not _shown_enough(evidence.grams[name]):
+    if reader is None or not shown_enough(evidence.grams[name]):
         factors = torch.zeros(evidence.sites.get(name).units)
         factors[list(units)] = 1.0
         return {evidence.gated.paths[name]: factors}
     tensors = evidence.sites.program.tensors
     return refitted_tensors(tensors, reader, evidence.grams[name], reader.columns(units))
-
-
-def _shown_enough(gram: Tensor) -> bool:
-    """Whether the data had rows enough that a refit does not fit them by heart.
-
-    Else every cut looks free: a classifier behind pooled features shows one row per example.
-    """
-    rows = float(gram[-1, -1])  # of the constant feature
-    return rows >= LEAST_ROWS * (len(gram) - 1)
 
 
 def _fewer_tokens(evidence: Evidence, name: str, keep: int) -> float:

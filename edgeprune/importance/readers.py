@@ -24,6 +24,8 @@ from edgeprune.surgery.gates import readers
 # Added to the Gram's diagonal, relative to its mean: keeps directions the data never showed.
 RIDGE = 1e-4
 
+# Per column of a matrix, for its refit to be believed.
+LEAST_ROWS = 2
 
 # Output positions of a convolution that are fitted per example: patches overlap, and the Gram of
 # every one of a 112 x 112 map takes seconds per image.
@@ -193,6 +195,15 @@ def gram_of(x: Tensor) -> Tensor:
     return (rows.T @ rows).double()
 
 
+def shown_enough(gram: Tensor) -> bool:
+    """Whether the data had rows enough that a refit does not fit them by heart.
+
+    Else every cut looks free: a classifier behind pooled features shows one row per example.
+    """
+    rows = float(gram[-1, -1])  # of the constant feature
+    return rows >= LEAST_ROWS * (len(gram) - 1)
+
+
 def augmented(weight: Tensor, bias: Tensor | None) -> Tensor:
     """[out, columns + 1]: the matrix with the bias as the constant feature's column."""
     column = weight.new_zeros(len(weight)) if bias is None else bias
@@ -232,3 +243,10 @@ def refitted_tensors(
     matrix[:, columns] = best[:, : len(columns)]
     weight = {reader.weight: matrix.view_as(dense)}
     return weight | ({reader.bias: best[:, -1].contiguous()} if reader.bias else {})
+
+
+def masked_weight(dense: Tensor, columns: Tensor) -> Tensor:
+    """A reader's weight as it is in these of its matrix's columns, and 0 in the others."""
+    matrix = torch.zeros_like(dense).flatten(1)
+    matrix[:, columns] = dense.detach().flatten(1)[:, columns]
+    return matrix.view_as(dense)

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, fx
 
 from edgeprune import console
-from edgeprune.importance.readers import Reader, gram_of, reader_of, refitted_tensors
+from edgeprune.importance.readers import (
+    Reader,
+    gram_of,
+    masked_weight,
+    reader_of,
+    refitted_tensors,
+    shown_enough,
+)
 from edgeprune.plan import Plan, check_plan
 from edgeprune.program.batch_norm import BatchNorm, Moments, batch_norms, carried, moments_of
 from edgeprune.program.graph import get_attribute, set_tensor
@@ -38,7 +45,7 @@ def refit(sites: Sites, plan: Plan, batches: Sequence[tuple[Tensor, ...]]) -> Pr
 
     Returns:
         The cut program with refitted weights. Where a cut site is not read by one matrix of its
-        own alone, the weights that stay are as they were.
+        own alone, or the data has too few rows for it, the weights that stay are as they were.
 
     Raises:
         InputError: the plan does not fit the program.
@@ -91,7 +98,11 @@ class _Refit:
         gram = sum(gram_of(reader.features(x)) for x in self._walk.inputs_of(node))
         assert isinstance(gram, Tensor), "refit without calibration batches"
         columns = reader.kept_columns(self._kept)
-        new = refitted_tensors(self._sites.program.tensors, reader, gram, columns)
+        dense = self._sites.program.tensors
+        if shown_enough(gram):
+            new = refitted_tensors(dense, reader, gram, columns)
+        else:
+            new = {reader.weight: masked_weight(dense[reader.weight], columns)}
         _with_tensors(self._program, self._sites, self._early, new)
         return new
 

@@ -282,6 +282,18 @@ def test_channels_that_others_can_stand_for_are_made_up_for_exactly(norm: bool) 
         assert float((plain(*batch) - wanted).abs().max()) > 0.02
 
 
+def test_too_few_rows_leave_the_weights_that_stay_as_they_were() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    found = find_sites(capture(net, (noise(3, 6, seed=0),)))
+    (site,) = (s for s in found.cuttable if s.units == 16)
+    plan = Plan(found.program.fingerprint, {site.name: tuple(range(0, 16, 2))})
+    plain = apply(found.program, plan, found)
+    few, enough = (refit(found, plan, [(noise(rows, 6, seed=1),)]) for rows in (31, 32))
+    assert few.fingerprint == plain.fingerprint
+    assert enough.fingerprint != plain.fingerprint
+
+
 @torch.no_grad()
 def test_a_convolution_is_refitted_to_the_least_squares_solution() -> None:
     torch.manual_seed(0)
