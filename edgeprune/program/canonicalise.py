@@ -27,7 +27,7 @@ from edgeprune.program.graph import (
     slice_arguments,
     value,
 )
-from edgeprune.program.masks import make_masks_additive
+from edgeprune.program.masks import dtype_of, make_masks_additive
 
 CHECKS = (
     ATEN._assert_tensor_metadata,
@@ -123,7 +123,7 @@ def drop_empty_parts(module: fx.GraphModule) -> None:
     """Join only what has entries: a cache of keys and values starts without any."""
     for node in calls(module.graph, ATEN.cat):
         parts = [part for part in node.args[0] if 0 not in shape(part)]
-        if not any(value(part).dtype == value(node).dtype for part in parts):
+        if not any(dtype_of(part) == dtype_of(node) for part in parts):
             continue
         node.update_arg(0, parts)
         if len(parts) == 1:

@@ -1,4 +1,4 @@
-"""Networks drawn at random from some forty operators, for the oracle to be tried on.
+"""Networks drawn at random from some fifty operators, for the oracle to be tried on.
 
 A network is a list of steps; each reads values that earlier ones made and makes one of its own.
 What nothing reads in the end is averaged and goes through a linear layer into the output.
@@ -208,7 +208,11 @@ def group_norm(draft: Draft) -> bool:
 
 @op
 def instance_norm(draft: Draft) -> bool:
-    return _conv(draft, lambda c: nn.InstanceNorm2d(c, affine=True))
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][1:] == (1, 1):
+        return False
+    layer = nn.InstanceNorm2d(draft.shapes[source][0], affine=True)
+    return draft.add(draft.layer(layer), source)
 
 
 @op
@@ -444,8 +448,126 @@ def attention(draft: Draft) -> bool:
 
 @op
 def outer_product(draft: Draft) -> bool:
+    """Of all tokens, or of each half of them, joined with the batch."""
     source = draft.pick(2)
-    return source is not None and draft.add(lambda x: torch.einsum("bij,bik->bjk", x, x), source)
+    if source is None:
+        return False
+    tokens, width = draft.shapes[source]
+    halves = 2 if tokens % 2 == 0 and draft.draw.random() < 0.5 else 1
+
+    def compute(x: Tensor) -> Tensor:
+        part = x.reshape(-1, tokens // halves, width)
+        return torch.einsum("bij,bik->bjk", part, part).reshape(-1, halves * width, width)
+
+    return draft.add(compute, source)
+
+
+@op
+def prelu(draft: Draft) -> bool:
+    """After a convolution; one slope for all channels, or one for each."""
+    width = draft.width()
+    slopes = draft.draw.choice((1, width))
+    return _conv(draft, lambda c: nn.Sequential(nn.Conv2d(c, width, 1), nn.PReLU(slopes)))
+
+
+@op
+def sub_pixel_conv(draft: Draft) -> bool:
+    """A convolution whose channels become space."""
+    width = draft.width()
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][1] > 8:
+        return False
+    layer = nn.Sequential(nn.Conv2d(draft.shapes[source][0], 4 * width, 1), nn.PixelShuffle(2))
+    return draft.add(draft.layer(layer), source)
+
+
+@op
+def pixel_unshuffle(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None or any(size % 2 for size in draft.shapes[source][1:]):
+        return False
+    return draft.add(lambda x: functional.pixel_unshuffle(x, 2), source)
+
+
+@op
+def channel_shuffle(draft: Draft) -> bool:
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][0] % 2:
+        return False
+    return draft.add(lambda x: functional.channel_shuffle(x, 2), source)
+
+
+@op
+def grouped_volume(draft: Draft) -> bool:
+    """Grouped and transposed convolutions over volumes of depth 2."""
+    source = draft.pick(3)
+    if source is None or draft.shapes[source][0] % 2:
+        return False
+    channels = draft.shapes[source][0]
+    kind = draft.draw.choice((nn.Conv3d, nn.ConvTranspose3d))
+    layer = draft.layer(kind(channels, 2 * draft.width(), (2, 1, 1), groups=2))
+    return draft.add(lambda x: layer(torch.stack([x, x.relu()], 2)).amax(2), source)
+
+
+@op
+def largest_along(draft: Draft) -> bool:
+    """The maxima over tokens or along rows, taken by their places."""
+    source = draft.pick(2, 3)
+    if source is None:
+        return False
+    axis = 1 if len(draft.shapes[source]) == 2 else -1
+
+    def compute(x: Tensor) -> Tensor:
+        values, places = x.max(axis, keepdim=True)
+        return x - values + x.gather(axis, places)
+
+    return draft.add(compute, source)
+
+
+@op
+def look_up(draft: Draft) -> bool:
+    """Some tokens or columns, in another order."""
+    source = draft.pick(2, 3)
+    if source is None:
+        return False
+    axis = 1 if len(draft.shapes[source]) == 2 else 3
+    size = draft.shapes[source][axis - 1]
+    places = torch.tensor(draft.draw.sample(range(size), max(1, size - 1)))
+    return draft.add(lambda x: x.index_select(axis, places), source)
+
+
+@op
+def gathered_tokens(draft: Draft) -> bool:
+    """Some tokens by their number, the same for all features."""
+    source = draft.pick(2)
+    if source is None:
+        return False
+    tokens, width = draft.shapes[source]
+    layer = draft.layer(nn.Linear(width, draft.width()))
+    places = torch.tensor(draft.draw.sample(range(tokens), max(1, tokens // 2)))[None, :, None]
+
+    def compute(x: Tensor) -> Tensor:
+        x = layer(x)
+        return x.gather(1, places.expand(x.shape[0], -1, x.shape[-1]))
+
+    return draft.add(compute, source)
+
+
+@op
+def adaptive_pool(draft: Draft) -> bool:
+    pool = draft.draw.choice((functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d))
+    size = draft.draw.choice((1, 2))
+    return _unary(draft, lambda x: pool(x, size), 3)
+
+
+@op
+def empty_start(draft: Draft) -> bool:
+    """A cache without entries, joined to what comes."""
+    source = draft.pick(2)
+    if source is None:
+        return False
+    layer = draft.layer(nn.Linear(draft.shapes[source][-1], draft.width()))
+    return draft.add(lambda x: torch.cat([x.new_zeros(0), layer(x)], 1), source)
 
 
 @op
