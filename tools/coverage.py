@@ -239,7 +239,7 @@ def main() -> None:
             found.append(each)
     if not asked.families and not asked.quick:
         PAGE.write_text(page(found))
-    differences = [c.removed for each in found for c in each.cells if c.removed is not None]
+    differences = [0.0, *(c.removed for each in found for c in each.cells if c.removed is not None)]
     claims = [
         claim("families", len(found), "families", len(found)),
         claim("families_whole", sum(each.whole for each in found), "families", len(found)),

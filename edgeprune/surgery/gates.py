@@ -7,12 +7,14 @@ the producer instead would be wrong through a norm or a sigmoid.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from edgeprune.errors import InputError
 from edgeprune.plan import Plan
 from edgeprune.program.graph import ATEN, annotate
 from edgeprune.program.program import Program
@@ -52,17 +54,26 @@ class Gated:
                 gate_[list(kept)] = 1.0
 
 
-def gate(sites: Sites) -> Gated:
-    """Put a gate on every width site that can be cut and on every sub-layer."""
+def gate(sites: Sites, only: Collection[str] | None = None) -> Gated:
+    """Put a gate on every width site that can be cut and on every sub-layer.
+
+    Args:
+        sites: of the program.
+        only: names of the sites to gate; None gates all.
+    """
     draft = Draft(sites)
     gates: dict[str, torch.nn.Parameter] = {}
-    for site in (site for site in sites.cuttable if site.kind == "width"):
+    for site in sites.cuttable:
+        if site.kind != "width" or (only is not None and site.name not in only):
+            continue
         atom = sites.atoms[site.name].root
         factors = _parameter(draft, gates, site.name, site.units)
         for reader, source in readers(sites, atom):
             with draft.module.graph.inserting_before(draft.copies[reader]):
                 _gate_input(draft, reader, source, atom, factors)
     for residual in sites.residuals:
+        if only is not None and residual.name not in only:
+            continue
         path = _parameter(draft, gates, residual.name, 1)
         add, branch = draft.copies[residual.add], draft.copies[residual.branch]
         with draft.module.graph.inserting_before(add):
@@ -73,11 +84,20 @@ def gate(sites: Sites) -> Gated:
 
 
 def masked(sites: Sites, plan: Plan) -> Program:
-    """The uncut program with the units that ``plan`` removes masked (width and sub-layers)."""
-    gated = gate(sites)
+    """The uncut program with the units that ``plan`` removes masked (width and sub-layers).
+
+    Raises:
+        InputError: the plan cuts a vocabulary, whose ids have no zero to be.
+    """
+    kept: dict[str, tuple[int, ...]] = {}
     for name, units in plan.kept.items():
-        for each in [r.name for r in sites.residuals if r.layer == name] or [name]:
-            gated.set(each, units)
+        if sites.get(name).opt_in is not None:
+            raise InputError(f"'{name}' cannot be masked: an id is looked up, and is never zero")
+        parts = [residual.name for residual in sites.residuals if residual.layer == name]
+        kept |= dict.fromkeys(parts or [name], units)
+    gated = gate(sites, kept)
+    for name, units in kept.items():
+        gated.set(name, units)
     return gated.program
 
 

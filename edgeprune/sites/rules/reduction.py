@@ -22,9 +22,10 @@ def reduced(node: fx.Node) -> list[int]:
     return [dim % rank for dim in listed]
 
 
-def _keep(flow: Flow, node: fx.Node) -> Dims:
+def _keep(flow: Flow, node: fx.Node, given: list[int] | None = None) -> Dims:
+    """The dimensions that are left; ``given`` are reduced where the call lists them elsewhere."""
     dims = flow.of(node.args[0])
-    gone = reduced(node)
+    gone = reduced(node) if given is None else given
     flow.use_up(node, node.args[0], *(dims[i] for i in gone))
     if len(shape(node)) == len(dims):
         fresh = flow.fresh(node)
@@ -36,6 +37,15 @@ def _keep(flow: Flow, node: fx.Node) -> Dims:
 def summed(flow: Flow, node: fx.Node) -> Dims:
     """A sum does not notice a removed term that was 0; surgery keeps what a mean divides by."""
     return _keep(flow, node)
+
+
+@rule(ATEN.linalg_vector_norm)
+def length(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
+    """The root of a sum of squares does not notice a removed 0 either."""
+    x, order, *rest = node.args
+    if order != 2 or not rest:
+        return flow.without_rule(node)
+    return _keep(flow, node, [dim % len(shape(x)) for dim in rest[0]])
 
 
 @rule(ATEN.var)

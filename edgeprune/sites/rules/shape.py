@@ -225,6 +225,17 @@ def _split_axis(node: fx.Node) -> int:
     return axis
 
 
+@rule(ATEN.glu)
+def glu(flow: Flow, node: fx.Node) -> Dims:
+    """One half of a dimension gates the other: the two have the same units."""
+    dims = list(flow.of(node.args[0]))
+    axis = node.args[1] if len(node.args) > 1 else -1
+    half = Dim(shape(node)[axis])
+    flow.tie(dims[axis], concat([half, half]), node)
+    dims[axis] = half
+    return tuple(dims)
+
+
 @rule(ATEN.unbind)
 def unbind(flow: Flow, node: fx.Node) -> list[Dims]:
     """One dimension becomes that many tensors."""

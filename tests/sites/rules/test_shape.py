@@ -46,3 +46,15 @@ def test_rarer_forms_leave_channels_free(function: Callable[[Tensor], Tensor]) -
 def test_an_empty_tensor_in_another_shape_crashes_nothing() -> None:
     found = found_in(Do(lambda x: x + x[..., :0].reshape(x.shape[0], 0).sum()), WIDTH, WIDTH)
     assert worst_cut(found) <= 1e-9
+
+
+def test_both_halves_of_a_gated_unit_leave_together() -> None:
+    found = found_in(Do(lambda x: torch.nn.functional.glu(x, 1)), WIDTH, WIDTH // 2)
+    assert units(found) == {"channels": ("channels", WIDTH // 2)}
+    assert worst_cut(found) <= 1e-9
+
+
+def test_a_length_over_channels_is_a_sum_of_squares() -> None:
+    found = found_in(Do(lambda x: torch.nn.functional.normalize(x, dim=1)), WIDTH, WIDTH)
+    assert units(found) == {"channels": ("channels", WIDTH)}
+    assert worst_cut(found) <= 1e-9
