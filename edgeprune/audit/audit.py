@@ -71,6 +71,11 @@ class Claim:
     bound: float
     better: bool
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether no plan at all is beyond the bound: damage is never negative."""
+        return self.bound <= 0 and self.measure in ("damage", "refit_damage")
+
 
 @dataclass(frozen=True)
 class Audit:
