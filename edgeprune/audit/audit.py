@@ -156,7 +156,7 @@ def audit(
     twins = [random_twin(sites, plan, seed) for seed in range(seeds)]
     worst = worst_twin(sites, plan, orders, _removal(fit, plan))
     worth, *others = judge.all([plan, worst, *twins])
-    width = [name for name in plan.kept if name in sites.atoms]
+    width = [name for name in plan.kept if name in orders]
     among = sublayer_rank(fit)
     return Audit(
         plan.hash,
