@@ -38,7 +38,7 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     except OSError as error:
         raise InputError(
             f"{target}: cannot write here ({error.strerror or error}). "
-            "Give --out a folder that you may write to."
+            "Choose a folder that you may write to."
         ) from error
     temporary = Path(name)
     try:
@@ -50,7 +50,7 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     except OSError as error:
         raise InputError(
             f"{target}: writing failed ({error.strerror or error}); nothing was left behind. "
-            "Free some space or choose another --out."
+            "Free some space or choose another place."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -73,10 +73,10 @@ def rows_by(sites: Iterable[Site], facts: Callable[[Site], object]) -> tuple[Row
 def sites_table(rows: Sequence[Row], total: Leaving | None = None) -> Table:
     """The rows for a terminal; shares of ``total`` where what is behind them is known."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("site", overflow="fold", min_width=name_width(row.name for row in rows))
-    table.add_column("axis")
+    table.add_column("site", overflow="fold", width=name_width(row.name for row in rows))
+    table.add_column("axis", no_wrap=True)
     for title in ("units", "behind", "half"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("can be cut", overflow="fold")
     for row in rows:
         site = row.site
@@ -88,8 +88,8 @@ def sites_table(rows: Sequence[Row], total: Leaving | None = None) -> Table:
 
 
 def name_width(names: Iterable[str]) -> int:
-    """What a column of names takes before it folds them."""
-    return min(max(map(len, names), default=0), 30)
+    """What a column of names takes: it folds longer ones."""
+    return max(len("damage of"), min(max(map(len, names), default=0), 30))
 
 
 def _shares(behind: Behind | None, total: Leaving | None) -> tuple[str, str]:

@@ -62,12 +62,12 @@ class Plan:
         Raises:
             KeyError, TypeError: a field is missing, or is not of its type.
         """
-        kept = _typed(body, "kept", dict).items()
+        kept = _typed(body, "kept", dict)
         body = {"rank": {}, "fallback": {}, "merge": [], "length": {}} | body
         merge = _typed(body, "merge", list)
         return cls(
             _typed(body, "program", str),
-            {name: tuple(_typed(units, i, int) for i in range(len(units))) for name, units in kept},
+            {name: _units(kept, name) for name in kept},
             merge=frozenset(_typed(merge, i, str) for i in range(len(merge))),
             **{key: _numbers(body, key) for key in ("tokens", "rank", "fallback", "length")},
         )
@@ -106,6 +106,11 @@ class Plan:
 
 def _sorted(numbers: dict[str, int]) -> dict[str, int]:
     return {name: numbers[name] for name in sorted(numbers)}
+
+
+def _units(kept: Any, name: str) -> tuple[int, ...]:
+    units = _typed(kept, name, list)
+    return tuple(_typed(units, i, int) for i in range(len(units)))
 
 
 def _numbers(body: Any, key: str) -> dict[str, int]:

@@ -76,7 +76,7 @@ def sensitivity_table(curves: Sequence[Curve]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     by_name = {curve.site.name: curve for curve in curves}
     rows = rows_by((curve.site for curve in curves), lambda site: site.axis)
-    table.add_column("damage of", overflow="fold", min_width=name_width(row.name for row in rows))
+    table.add_column("damage of", overflow="fold", width=name_width(row.name for row in rows))
     for title in (*(f"{share:.0%} kept" for share in SHARES), "removed"):
         table.add_column(title, justify="right")
     for row in rows:

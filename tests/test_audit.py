@@ -61,6 +61,14 @@ def test_what_masking_cannot_stand_for_is_named() -> None:
     assert left_out == (layer, tokens)
 
 
+def test_a_vocabulary_and_a_rank_are_no_masked_ones() -> None:
+    found = sites("bert_first")
+    words = next(s.name for s in found.sites if s.axis == "vocabulary")
+    table = next(s.name for s in found.sites if s.kind == "rank")
+    rest, left_out = maskable(found, Plan("", {words: (0, 2)}, {}, {table: 2}, {words: 0}))
+    assert rest == Plan("") and left_out == (words, table)
+
+
 def test_twins_keep_as_many_units_and_cost_the_same() -> None:
     found, cut = sites("fused"), plan()
     orders = {HEADS: (2, 0, 3, 1), NEURONS: tuple(range(40))}
@@ -70,6 +78,13 @@ def test_twins_keep_as_many_units_and_cost_the_same() -> None:
     assert len({twin.hash for twin in drawn}) == 4
     costs = {apply(found.program, each, found).parameters for each in (cut, worst, *drawn)}
     assert len(costs) == 1
+
+
+def test_twins_keep_the_ids_that_the_plan_names() -> None:
+    found = sites("bert_first")
+    words = next(s.name for s in found.sites if s.axis == "vocabulary")
+    named = Plan(found.program.fingerprint, {words: (0, 2, 5)}, fallback={words: 2})
+    assert random_twin(found, named, 0) == named == worst_twin(found, named, {}, {})
 
 
 def test_a_removed_sub_layer_changes_places_with_an_untouched_one_alone() -> None:

@@ -59,4 +59,4 @@ def test_the_picture_has_a_cell_for_every_curve_and_the_page_stands_alone() -> N
 
 def test_what_was_not_measured_is_said_on_the_page() -> None:
     page = sites_page("bert", Scale(sites("bert_first")))
-    assert "Not measured" in page and "normalises over it" in page
+    assert "Not measured" in page and "it is an output of the model" in page

@@ -71,6 +71,11 @@ class Claim:
     bound: float
     better: bool
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether no plan at all is beyond the bound: damage is never negative."""
+        return self.bound <= 0 and self.measure in ("damage", "refit_damage")
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -151,7 +156,7 @@ def audit(
     twins = [random_twin(sites, plan, seed) for seed in range(seeds)]
     worst = worst_twin(sites, plan, orders, _removal(fit, plan))
     worth, *others = judge.all([plan, worst, *twins])
-    width = [name for name in plan.kept if name in sites.atoms]
+    width = [name for name in plan.kept if name in orders]
     among = sublayer_rank(fit)
     return Audit(
         plan.hash,

@@ -64,13 +64,17 @@ def maskable(sites: Sites, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     """The part of a plan that gates can stand for, and the names of what they cannot.
 
     A removed layer takes its closing norm along, a site that is cut inexactly (the width under a
-    layer norm) is no masked one, and dropped tokens are not silent ones.
+    layer norm) is no masked one, dropped tokens are not silent ones, removed ids read another row,
+    and two factors are not the table.
     """
     closing = {layer.name for layer in sites.layers if _ends_in_a_norm(layer.sublayers)}
-    left_out = [name for name in plan.kept if name in closing or not sites.get(name).exact]
+    left_out = [
+        name
+        for name in plan.kept
+        if name in closing or not sites.get(name).exact or sites.get(name).axis == "vocabulary"
+    ]
     kept = {name: units for name, units in plan.kept.items() if name not in left_out}
-    rest = replace(plan, kept=kept, tokens={}, merge=frozenset(), length={})
-    return rest, (*left_out, *plan.tokens, *plan.length)
+    return Plan(plan.program, kept), (*left_out, *plan.tokens, *plan.length, *plan.rank)
 
 
 def in_double(program: Program) -> Program:

@@ -10,6 +10,10 @@ from rich.table import Table
 from edgeprune.audit.audit import Audit, Worth
 
 MEASURES = ("damage", "refit_damage", "score", "refit_score")
+TOO_FEW_SEEDS = (
+    "The random twins lie so far apart that no plan could pass: a bound is below 0. Give more "
+    "--seeds."
+)
 TITLES = {
     "damage": "damage",
     "refit_damage": "damage, refit",
@@ -49,6 +53,8 @@ def sentences(found: Audit) -> Iterator[str]:
     for claim in found.claims:
         word = "better than random" if claim.better else "not told apart from random: no claim"
         yield f"{TITLES[claim.measure]}: {word} ({claim.plan:.3g}, bound {claim.bound:.3g})"
+    if any(claim.hopeless for claim in found.claims):
+        yield TOO_FEW_SEEDS
     for rank in found.ranks:
         value = "–" if rank.spearman is None else f"{rank.spearman:.2f}"
         yield f"{rank.name}: Spearman {value} with removal one by one ({rank.measured} measured)"

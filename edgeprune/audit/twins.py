@@ -56,8 +56,9 @@ def worst_twin(
 def _twin(sites: Sites, plan: Plan, choose: Choose, order: Order) -> Plan:
     kept: dict[str, tuple[int, ...]] = {}
     for name, units in plan.kept.items():
-        if sites.get(name).kind == "width":
-            kept[name] = choose(sites.get(name), len(units))
+        site = sites.get(name)
+        if site.kind == "width":  # which ids a vocabulary keeps is the user's choice, in twins too
+            kept[name] = units if site.opt_in else choose(site, len(units))
     for group in _groups(sites, plan):
         count = sum(name in plan.kept for name in group)
         kept |= dict.fromkeys(order(group)[:count], ())

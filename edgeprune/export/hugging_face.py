@@ -71,8 +71,11 @@ def export_folder(
     search = _Search(folder, sites, plan, slim)
     config, changes, difference = search.run()
     model = search.loaded(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot write here ({error.strerror or error})") from error
     try:
         model.save_pretrained(temporary)
         temporary.chmod(0o755)
@@ -121,7 +124,7 @@ class _Search:
 
     @torch.no_grad()
     def _difference(self, config: dict[str, Any]) -> float:
-        inputs = self.folder.inputs
+        inputs = self.slim.fit(self.folder.inputs)
         wanted = self.slim(*inputs)
         try:
             got = wrap(self.loaded(config), self.folder.input_names)(*inputs)
@@ -151,10 +154,13 @@ class _Search:
         return found
 
     def _check_possible(self) -> None:
-        """What no configuration says: sub-layers alone, selected tokens."""
+        """What no configuration says: sub-layers alone, selected tokens, other ids, factors."""
         reasons = [f"{name}: transformers selects no tokens" for name in self.plan.tokens]
+        reasons += [f"{name}: transformers keeps a table whole" for name in self.plan.rank]
         read, left = _read_by(self.sites.program), _read_by(self.slim)
         for name, units in self.plan.kept.items():
+            if self.sites.get(name).axis == "vocabulary":
+                reasons.append(f"{name}: transformers maps no old ids to those that are left")
             if not units and self.sites.get(name).axis == "sublayer":
                 gone = next(r for r in self.sites.residuals if r.name == name).weights
                 stem = _block(_bare(gone[0]))
@@ -195,13 +201,15 @@ class _Search:
         return None if value == move.value else value
 
     def _silent(self, config: dict[str, Any], moves: Mapping[Key, Move]) -> dict[Key, int]:
-        """Numbers that move no shape alone, as heads do where they share out the width."""
+        """Numbers whose value no shape tells: heads that share out the width, sizes of inputs."""
         cut = {
             self.sites.get(name).units: len(units)
             for name, units in self.plan.kept.items()
             if self.sites.get(name).axis in ("heads", "kv_groups", "queries_per_group")
         }
-        return {key: cut[n] for key, n in numbers(config) if key not in moves and n in cut}
+        sizes = {self.sites.get(name).units: size for name, size in self.plan.length.items()}
+        known = {key: sizes[n] for key, n in numbers(config) if n in sizes}
+        return known | {key: cut[n] for key, n in numbers(config) if key not in moves and n in cut}
 
     def _unexplained(
         self, base: Shapes, moves: Mapping[Key, Move], values: Mapping[Key, int]

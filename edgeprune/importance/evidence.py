@@ -76,13 +76,15 @@ class Evidence:
     @cached_property
     def grams(self) -> dict[str, Tensor]:
         """Width site -> second moments of what its reader multiplies, [columns + 1] squared."""
-        names = list(self.readers)
-        sources = [self.readers[name].source for name in names]
-        totals: dict[str, Tensor] = {}
-        for values in self.values(sources):
-            for name, x in zip(names, values, strict=True):
-                moments = gram_of(self.readers[name].features(x))
-                totals[name] = totals[name] + moments if name in totals else moments
+        found = self.moments(list(self.readers.values()))
+        return dict(zip(self.readers, found, strict=True))
+
+    def moments(self, readers: Sequence[Reader]) -> list[Tensor]:
+        """Second moments of what each of these multiplies, with a constant 1 appended."""
+        totals: list[Tensor] = []
+        for values in self.values([reader.source for reader in readers]):
+            grams = [gram_of(each.features(x)) for each, x in zip(readers, values, strict=True)]
+            totals = [a + b for a, b in zip(totals, grams, strict=True)] if totals else grams
         return totals
 
     def values(self, nodes: Sequence[fx.Node]) -> Iterator[tuple[Tensor, ...]]:

@@ -37,8 +37,7 @@ def obs(evidence: Evidence, site: Site) -> Tensor:
     weight, gram = augmented(tensors[reader.weight], bias), regularised(evidence.grams[site.name])
     if not reader.takes_means:  # nothing can take the mean over
         weight, gram = weight[:, :-1], gram[:-1, :-1]
-    columns = torch.stack([(reader.unit_of == u).nonzero()[:, 0] for u in range(site.units)])
-    return steps(removal_order(weight, gram, columns))
+    return steps(removal_order(weight, gram, reader.columns_by_unit(site.units)))
 
 
 def removal_order(weight: Tensor, gram: Tensor, columns: Tensor) -> Tensor:

@@ -76,6 +76,10 @@ class Reader:
         keep[-1] = True  # index -1: columns of no unit stay
         return keep[self.unit_of].nonzero()[:, 0]
 
+    def columns_by_unit(self, units: int) -> Tensor:
+        """Numbers of every unit's own columns: [units, columns per unit]."""
+        return torch.stack([(self.unit_of == unit).nonzero()[:, 0] for unit in range(units)])
+
     def kept_columns(self, kept: dict[Dim, tuple[int, ...]]) -> Tensor:
         """Numbers of the matrix columns that stay when only ``kept`` stays of some atoms."""
         entries = torch.tensor(positions(self.width, kept))
@@ -102,8 +106,7 @@ class Reader:
             rows: of :meth:`features`.
             units: how many the site has.
         """
-        own = [(self.unit_of == unit).nonzero()[:, 0] for unit in range(units)]
-        columns = torch.stack(own)
+        columns = self.columns_by_unit(units)
         matrix = weight.detach().flatten(1)
         return torch.einsum("nuc,ouc->nou", rows[:, columns], matrix[:, columns])
 

@@ -100,41 +100,37 @@ def _arranged(x: Tensor, dims: Sequence[Dim], atom: Dim, batch: Dim) -> Tensor:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear map or a convolution that reads units, as a matrix.
+    """One of the matrices that read units, with what it multiplies.
 
     Attributes:
-        node: the call.
-        weight: [out, columns]; a convolution's columns are its patches'.
-        unit_of: [columns], the unit of each; -1 for none.
+        reader: the call.
+        weight: [out, columns].
         gram: second moments of the columns over all calibration data, [columns, columns].
     """
 
-    node: fx.Node
+    reader: Reader
     weight: Tensor
-    unit_of: Tensor
     gram: Tensor
 
     def moments(self, units: int) -> Tensor:
         """Sum over the data of <W_u x_u, W_v x_v>: [units, units], what units add to the output."""
         weight = self.weight.double()
-        own = functional.one_hot(self.unit_of + 1, units + 1)[:, 1:].double()
+        own = functional.one_hot(self.reader.unit_of + 1, units + 1)[:, 1:].double()
         return own.T @ ((weight.T @ weight) * self.gram) @ own
 
 
 def matrices(evidence: Evidence, site: Site) -> list[Matrix]:
     """All that read the site, as matrices; call where :func:`read_by_matrices`."""
     found = [reader for reader in _readers(evidence, site) if reader is not None]
-    grams: list[Tensor | float] = [0.0] * len(found)
-    for values in evidence.values([reader.source for reader in found]):
-        for i, (x, reader) in enumerate(zip(values, found, strict=True)):
-            rows = reader.features(x).double()
-            grams[i] = grams[i] + rows.T @ rows
-    result = []
-    for reader, gram in zip(found, grams, strict=True):
-        weight = get_attribute(evidence.sites.program.module, reader.weight).detach().flatten(1)
-        assert isinstance(gram, Tensor)
-        result.append(Matrix(reader.node, weight, reader.unit_of, gram))
-    return result
+    if site.name in evidence.readers:
+        grams = [evidence.grams[site.name]]
+    else:
+        grams = evidence.moments(found)
+    tensors = evidence.sites.program.tensors
+    return [
+        Matrix(reader, tensors[reader.weight].detach().flatten(1), gram[:-1, :-1])
+        for reader, gram in zip(found, grams, strict=True)
+    ]
 
 
 def read_by_matrices(evidence: Evidence, site: Site) -> bool:

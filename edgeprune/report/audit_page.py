@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 from edgeprune.audit.audit import Audit, Claim
-from edgeprune.audit.table import TITLES, equality_line, measures, spread_of
+from edgeprune.audit.table import TITLES, TOO_FEW_SEEDS, equality_line, measures, spread_of
 from edgeprune.report.sheet import sheet
 from edgeprune.report.tables import none, table
 from edgeprune.report.words import digits
@@ -33,14 +33,15 @@ def audit_page(title: str, found: Audit) -> str:
             "The plan beside its twins",
             "Random twins keep as many units of every site, drawn at random; the worst keeps those "
             "that the criterion would cut first. Damage is the outputs' squared movement over "
-            "their spread.",
+            "their spread: less is better, and of the score more.",
             _dots(found) + _twins(found),
         ),
         (
             "Better than random?",
             "Beyond the one-sided 95% bound on one more random plan the claim is made; inside the "
             "spread of the random twins it is withheld.",
-            table(("", "measure", "the plan", "bound"), map(_claim, found.claims), right=(2, 3)),
+            table(("", "measure", "the plan", "bound"), map(_claim, found.claims), right=(2, 3))
+            + (none(TOO_FEW_SEEDS) if any(claim.hopeless for claim in found.claims) else ""),
         ),
         (
             "Masked equals removed",

@@ -10,7 +10,7 @@ from edgeprune.report.words import digits
 from edgeprune.sensitivity import Curve
 
 WIDTH, LABEL, SCALE, ROW, HEAD = 1040, 190, 70, 74, 6
-WIDEST = 96
+WIDEST = 190
 
 
 def curves_picture(curves: Sequence[Curve]) -> str:

@@ -16,7 +16,7 @@ from edgeprune.report.words import axis_word
 from edgeprune.sensitivity import Curve
 from edgeprune.weigh import Leaving, Scale
 
-HEADS = ("site", "axis", "sites", "units", "weights", "MFLOP", "half of it", "can be cut")
+HEADS = ("site", "axis", "units", "weights", "MFLOP", "half: weights", "MFLOP", "can be cut")
 
 
 def write_sites_page(
@@ -60,20 +60,19 @@ def sites_page(title: str, scale: Scale, curves: Sequence[Curve] = ()) -> str:
 
 def _row(row: Row, total: Leaving) -> tuple[str, ...]:
     site, behind = row.site, row.behind
-    weights = flops = half = ""
+    whole = half = ("", "")
     if behind:
-        weights, flops = _amounts(behind.whole, total)
-        half = "<br>".join(filter(None, _amounts(behind.half, total)))
-    name = f'<span class="long">{escape(row.name)}</span>'
-    cells = (name, escape(axis_word(site.axis)), f"{row.count}", f"{site.units:,}")
-    return (*cells, weights, flops, half, escape(verdict(site)))
+        whole, half = _amounts(behind.whole, total), _amounts(behind.half, total)
+    name = f'<span class="name">{escape(row.name).replace(".", ".<wbr>")}</span>'
+    units = f"{row.count} × {site.units:,}" if row.count > 1 else f"{site.units:,}"
+    return (name, escape(axis_word(site.axis)), units, *whole, *half, escape(verdict(site)))
 
 
 def _amounts(leaving: Leaving, total: Leaving) -> tuple[str, str]:
     parameters, flops = leaving.parameters, leaving.flops
     return (
         f"{parameters:,} · {percent(parameters, total.parameters)}" if parameters else "",
-        f"{flops / 1e6:,.2f} M · {percent(flops, total.flops)}" if flops else "",
+        f"{flops / 1e6:,.2f} · {percent(flops, total.flops)}" if flops else "",
     )
 
 

@@ -31,6 +31,7 @@ from edgeprune.errors import InputError
 from edgeprune.formulate import Choices
 from edgeprune.host import check_is_host
 from edgeprune.importance import Damage, Evidence, measure_damage, rank_units
+from edgeprune.importance.readers import LEAST_ROWS
 from edgeprune.lower import Artifact, lower
 from edgeprune.lower.lowering import Lowering
 from edgeprune.plan import Plan
@@ -297,7 +298,8 @@ def say_fallbacks(artifact: Artifact) -> None:
 def scored_examples(sites: Sites, calibration: tuple[Batch, ...]) -> tuple[Batch, ...]:
     """The first batches that hold enough examples to rank units and measure damage on.
 
-    A matrix refitted to fewer rows than it has columns fits them by heart, and cuts look free.
+    A matrix with fewer than ``LEAST_ROWS`` rows per column is not refitted: it would fit them by
+    heart, and cuts would look free.
     """
     columns_per_row = 0.0
     for reader in Evidence(sites, ()).readers.values():
@@ -310,11 +312,12 @@ def scored_examples(sites: Sites, calibration: tuple[Batch, ...]) -> tuple[Batch
             break
         taken.append(batch)
         count += len(batch[0])
-    if count < columns_per_row:
+    needed = math.ceil(LEAST_ROWS * columns_per_row)
+    if count < needed:
         log.warning(
-            "calibration gives %d examples, wanted %d: with fewer than %d the least-squares refit "
-            "fits them by heart, and cuts look better than they are",
-            *(count, wanted, math.ceil(columns_per_row)),
+            "calibration gives %d examples, wanted %d: with fewer than %d the widest matrices are "
+            "not refitted to what stays, and cuts look worse than they need to",
+            *(count, wanted, needed),
         )
     return tuple(taken)
 

@@ -20,6 +20,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
     WhisperConfig,
     WhisperModel,
 )
@@ -80,6 +82,40 @@ def test_a_folder_is_a_model_for_every_command(tmp_path: Path) -> None:
     ended = edgeprune("apply", folder.path, plan, "--out", tmp_path / "slim.pt2", "--json")
     assert ended.exit_code == 0, ended.stderr
     assert json.loads(ended.stdout)["parameters"] < sites.program.parameters
+
+
+@cache
+def vit() -> tuple[Folder, Sites]:
+    torch.manual_seed(0)
+    sizes = {k: v for k, v in SMALL.items() if k != "vocab_size"}
+    config = ViTConfig(
+        num_hidden_layers=1, num_attention_heads=4, image_size=48, patch_size=8, **sizes
+    )
+    folder = read_folder(saved(ViTForImageClassification(config)))
+    return folder, find_sites(capture_folder(folder))
+
+
+def test_a_smaller_picture_is_a_number_of_the_configuration(tmp_path: Path) -> None:
+    folder, sites = vit()
+    (site,) = (s for s in sites.cuttable if s.axis == "resolution")
+    plan = Plan(sites.program.fingerprint, length={site.name: 24})
+    slim = apply(sites.program, plan, sites)
+    found = export_folder(folder, sites, plan, slim, tmp_path / "slim")
+    assert found.changes == {"image_size": (48, 24)}
+    assert read_folder(found.path).inputs[0].shape[-2:] == (24, 24)
+
+
+@pytest.mark.parametrize("field", ["rank", "vocabulary"])
+def test_a_table_in_factors_and_a_shorter_vocabulary_are_refused(
+    field: str, tmp_path: Path
+) -> None:
+    folder, sites = llama()
+    site = next(s for s in sites.sites if field in (s.axis, s.kind) and s.why_not is None)
+    cut = {"rank": {site.name: 4}} if field == "rank" else {"kept": {site.name: (0, 2, 5)}}
+    plan = Plan(sites.program.fingerprint, **cut)  # type: ignore[arg-type]
+    slim = apply(sites.program, plan, sites)
+    with pytest.raises(InputError, match=f"{site.name}: transformers"):
+        export_folder(folder, sites, plan, slim, tmp_path / "slim")
 
 
 def test_groups_neurons_and_a_layer_become_numbers_that_transformers_reads(tmp_path: Path) -> None:

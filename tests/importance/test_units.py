@@ -11,6 +11,7 @@ from torch import nn
 from edgeprune.importance import Evidence
 from edgeprune.importance.next_layer_recon import removal_order
 from edgeprune.importance.units import (
+    Matrix,
     matrices,
     own_rows,
     read_by_matrices,
@@ -75,18 +76,19 @@ def test_moments_are_those_of_what_each_unit_adds_to_its_readers(model: str, sit
     evidence = Evidence(sites(model), [inputs(model, 3, seed) for seed in (1, 2)])
     cut = evidence.sites.get(site)
     for matrix in matrices(evidence, cut):
-        source, weight, *rest = matrix.node.args
+        source = matrix.reader.source
         parts = [
-            torch.cat([_alone(matrix.node, x, matrix, unit) for (x,) in evidence.values([source])])
+            torch.cat([_alone(matrix, x, unit) for (x,) in evidence.values([source])])
             for unit in range(cut.units)
         ]
         rows = torch.stack(parts).flatten(1).double()
         torch.testing.assert_close(matrix.moments(cut.units), rows @ rows.T, rtol=1e-4, atol=1e-3)
 
 
-def _alone(node: torch.fx.Node, x: torch.Tensor, matrix: object, unit: int) -> torch.Tensor:
+def _alone(matrix: Matrix, x: torch.Tensor, unit: int) -> torch.Tensor:
     """What the reader computes from one unit alone, without its bias."""
-    weight = matrix.weight * (matrix.unit_of == unit)  # type: ignore[attr-defined]
+    node = matrix.reader.node
+    weight = matrix.weight * (matrix.reader.unit_of == unit)
     shaped = weight.view_as(node.args[1].meta["val"])
     return node.target(x, shaped, None, *node.args[3:])
 
@@ -98,9 +100,7 @@ def test_only_a_map_with_one_weight_is_a_matrix() -> None:
     grouped.second = nn.Conv2d(CHANNELS, 16, 3, groups=2)
     grouped.head = nn.Linear(16, 5)
     evidence, _ = about(grouped, 3, 2, 6, 6)
-    units = evidence.sites.atoms
-    frozen = next(site for site in evidence.sites.sites if site.name in units and site.why_not)
-    assert not read_by_matrices(evidence, frozen)
+    assert not read_by_matrices(evidence, evidence.sites.get("channels"))
 
 
 def test_the_most_alike_pair_is_parted_first_and_the_more_common_one_goes() -> None:

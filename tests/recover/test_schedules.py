@@ -72,6 +72,14 @@ def test_the_program_has_exactly_as_many_units_as_asked(schedule: str) -> None:
     assert len(done.rounds) == CUTS[schedule]
 
 
+def test_a_rank_is_refused_before_anything_is_cut() -> None:
+    found, train = sites("bert"), Recording()
+    target = Plan(found.program.fingerprint, rank={"bert.embeddings.word_embeddings.rank": 2})
+    with pytest.raises(InputError, match="ranks or fall-backs"):
+        run_schedule(found, target, batches_of("bert"), train)
+    assert not train.given
+
+
 def test_one_shot_keeps_the_very_units_of_the_plan() -> None:
     found = sites("fused")
     target = third(found, "heads", "ffn")

@@ -55,10 +55,16 @@ def run_schedule(
         criterion: what ranks units between the turns.
 
     Raises:
-        InputError: no schedule or criterion of that name, or the plan does not fit.
+        InputError: no schedule or criterion of that name, or the plan does not fit, or has ranks
+            or fall-backs.
     """
     if rounds < 1:
         raise InputError(f"schedule {schedule}: got {rounds} rounds, wanted at least 1")
+    if target.rank or target.fallback:
+        raise InputError(
+            f"schedule {schedule}: got a plan with ranks or fall-backs, which it does not cut. "
+            "Leave them out, and apply them to the program that it gives."
+        )
     check_plan(target, sites)
     course = Course(sites, target, batches, train, rounds, criterion)
     SCHEDULES.named(schedule)(course)
