@@ -113,7 +113,7 @@ def trains(program: Program, inputs: tuple[Tensor, ...]) -> bool:
     if not bool(squares.isfinite()) or float(squares) == 0:
         return False
     saved = [w.detach().clone() for w in weights]
-    step = 1e-3 * before.detach() / squares
+    step = 1e-4 * before.detach() / squares
     with torch.no_grad():
         for weight, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
