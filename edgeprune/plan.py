@@ -11,8 +11,8 @@ from edgeprune import files
 from edgeprune.errors import InputError
 from edgeprune.sites import Site, Sites
 from edgeprune.sites.atoms import positions
-from edgeprune.sites.inputs import sizes_at
 from edgeprune.sites.length import hides_pairs
+from edgeprune.sites.sizes import sizes_at
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _check_length(sites: Sites, name: str, size: int) -> None:
     if not 1 <= size <= site.units:
         raise InputError(f"plan: '{name}' at {size}, wanted 1 to {site.units}")
     try:
-        sizes_at(sites.flow, sites.lengths[name], size)
+        sizes_at(sites.flow, sites.lengths[name].dims, size)
     except InputError as error:
         raise InputError(f"plan: '{name}' at {size}: {error}") from error
 

@@ -9,7 +9,10 @@ from rich.table import Table
 
 from edgeprune.importance import DEFAULT, Evidence, measure_damage, rank_units
 from edgeprune.inspect import name_width, rows_by
+from edgeprune.plan import Plan
 from edgeprune.sites import Site, Sites
+from edgeprune.sites.sizes import nearest_size
+from edgeprune.surgery import apply
 from edgeprune.task import Batch
 
 SHARES = (0.75, 0.5, 0.25)
@@ -63,12 +66,43 @@ def measure_sensitivity(
     tokens = {_kept(s, share) for s in sites.cuttable if s.axis == "tokens" for share in SHARES}
     damage = measure_damage(evidence, rank_units(evidence, criterion), levels, sorted(tokens))
     removed = {name: {1: 0.0, 0: found} for name, found in damage.removed.items()}
-    measured = {**damage.width, **damage.tokens, **removed}
+    measured = {**damage.width, **damage.tokens, **removed, **_by_surgery(evidence)}
     return tuple(
         Curve(site, tuple(sorted(measured[site.name].items(), reverse=True)))
         for site in sites.cuttable
         if site.name in measured
     )
+
+
+def _by_surgery(evidence: Evidence) -> dict[str, dict[int, float]]:
+    """Input lengths and ranks of tables, each alone: surgery itself cuts them."""
+    sites = evidence.sites
+    found: dict[str, dict[int, float]] = {}
+    for site in sites.cuttable:
+        if site.kind == "rank" or site.name in sites.lengths:
+            found[site.name] = {site.units: 0.0}
+            for kept in _possible(sites, site):
+                cut = apply(sites.program, _plan(sites, site, kept), sites)
+                found[site.name][kept] = evidence.moved_by(cut)
+    return found
+
+
+def _possible(sites: Sites, site: Site) -> set[int]:
+    """Near ``SHARES`` of the units: sizes that the inputs can have, ranks that spare weights."""
+    wanted = {_kept(site, share) for share in SHARES}
+    if site.kind == "rank":
+        (path, _), _ = site.weights
+        table = sites.program.tensors[path]
+        return {rank for rank in wanted if rank * sum(table.shape) < table.numel()}
+    dims = sites.lengths[site.name].dims
+    return {size for each in wanted if (size := nearest_size(sites.flow, dims, each)) is not None}
+
+
+def _plan(sites: Sites, site: Site, kept: int) -> Plan:
+    numbers = {site.name: kept}
+    if site.kind == "rank":
+        return Plan(sites.program.fingerprint, rank=numbers)
+    return Plan(sites.program.fingerprint, length=numbers)
 
 
 def sensitivity_table(curves: Sequence[Curve]) -> Table:

@@ -7,6 +7,7 @@ Sites overlap (a neuron's weights are d_model's too), so that shares do not add 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ import torch
 from torch import fx
 
 from edgeprune.program.flops import PRODUCTS, flops
-from edgeprune.program.graph import calls, descendants, get_attribute, shape
+from edgeprune.program.graph import ATEN, calls, descendants, get_attribute, is_call, shape
 from edgeprune.sites import Site, Sites
-from edgeprune.sites.atoms import Dim
+from edgeprune.sites.atoms import Dim, size_of
+from edgeprune.sites.inputs import InputLength
+from edgeprune.sites.sizes import nearest_size, sizes_at
+from edgeprune.sites.tables import Table, table_readers
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Behind:
         whole: what leaves with all units, or with the sub-layer; nobody cuts that much of a width,
             but it says how much the units share.
         half: what leaves with half of the units (rounded down); of depth, the same as ``whole``.
-            Of tokens, what is spared afterwards: what selecting them costs is not taken off.
+            Of tokens, what is spared afterwards: what selecting them costs is not taken off. Of an
+            input's length, what leaves at the nearest size that is possible. Of a table, less than
+            nothing leaves where its factors at half of the rank are more work than it is.
         shares_with: other width sites that hold dimensions of the same weights.
     """
 
@@ -62,8 +68,7 @@ class Scale:
     @cached_property
     def total(self) -> Leaving:
         """The whole program."""
-        every = calls(self.sites.program.module.graph, *PRODUCTS)
-        return Leaving(sum(self._weights), self._per_example(sum(map(flops, every))))
+        return Leaving(sum(self._weights), self._per_example(sum(map(flops, self._products))))
 
     @cached_property
     def behind(self) -> dict[str, Behind]:
@@ -82,6 +87,12 @@ class Scale:
                 self._width(atom, site.units - site.units // 2),
                 self._shares_with(site),
             )
+        if site.name in self.sites.lengths:
+            return self._length(self.sites.lengths[site.name])
+        table = next((each for each in self.sites.tables if each.name == site.name), None)
+        if table is not None:
+            left = site.units - site.units // 2
+            return Behind(self._rank(table, 0), self._rank(table, left))
         stream = next((s for s in self.sites.streams if s.name == site.name), None)
         if stream is None:
             return None
@@ -94,14 +105,18 @@ class Scale:
 
     def _width(self, atom: Dim, left: int) -> Leaving:
         sizes = {atom.root: left}
-        weights = 0
-        for path in self._tensors_with[atom.root]:
+        return Leaving(
+            self._cut_from(self._tensors_with[atom.root], sizes), self._flops(atom, left, None)
+        )
+
+    def _cut_from(self, paths: Iterable[str], sizes: Mapping[Dim, int]) -> int:
+        """Weights that leave when dimensions of theirs have these sizes."""
+        gone = 0
+        for path in paths:
             dims = self.sites.flow.tensors[path]
-            full, cut = 1, 1
-            for dim in dims:
-                full, cut = full * dim.size, cut * _size(dim, sizes)
-            weights += full - cut
-        return Leaving(weights, self._flops(atom, left, None))
+            gone += math.prod(dim.size for dim in dims)
+            gone -= math.prod(size_of(dim, sizes) for dim in dims)
+        return gone
 
     def _depth(self, name: str) -> Leaving:
         layer = next((each for each in self.sites.layers if each.name == name), None)
@@ -111,6 +126,29 @@ class Scale:
             nodes |= {norm for part in parts for norm in part.closing_norms}
         weights = sum(self._tensors[path] for path in self._read_only_by(nodes))
         return Leaving(weights, self._per_example(sum(map(flops, nodes))))
+
+    def _length(self, length: InputLength) -> Behind | None:
+        """None where no smaller size is possible."""
+        flow, total = self.sites.flow, self.total.flops
+        size = nearest_size(flow, length.dims, length.size - length.size // 2)
+        if size is None:
+            return None
+        new = sizes_at(flow, length.dims, size)
+        left = sum(flops(node, lambda n: self._shape(n, new, None)) for node in self._products)
+        half = Leaving(self._cut_from(self._tensors, new), total - self._per_example(left))
+        return Behind(Leaving(0, total), half)
+
+    def _rank(self, table: Table, rank: int) -> Leaving:
+        program = self.sites.program
+        entries, width = get_attribute(program.module, table.path).shape
+        weights = entries * width - rank * (entries + width)
+        gone = 0
+        for reader in table_readers(program.module.graph, table.path):
+            rows = math.prod(shape(reader)[:-1])
+            gone += flops(reader) - 2 * rows * rank * width
+            if is_call(reader, ATEN.linear):
+                gone -= 2 * rows * rank * entries
+        return Leaving(weights, self._per_example(gone))
 
     def _flops(self, dim: Dim, left: int, among: set[fx.Node] | None) -> int:
         sizes = {dim.root: left}
@@ -126,7 +164,7 @@ class Scale:
         """As it is once ``sizes`` are left; the same as before where that does not reach."""
         if among is not None and node not in among:
             return shape(node)
-        return tuple(_size(dim, sizes) for dim in self.sites.flow.of(node)) or shape(node)
+        return tuple(size_of(dim, sizes) for dim in self.sites.flow.of(node)) or shape(node)
 
     def _per_example(self, count: int) -> int:
         return count // self.batch
@@ -143,6 +181,10 @@ class Scale:
             if node.op == "get_attr":
                 readers[str(node.target)] |= set(node.users)
         return [path for path in self._tensors if readers[path] <= nodes]
+
+    @cached_property
+    def _products(self) -> tuple[fx.Node, ...]:
+        return tuple(calls(self.sites.program.module.graph, *PRODUCTS))
 
     @cached_property
     def _tensors(self) -> dict[str, int]:
@@ -176,7 +218,7 @@ class Scale:
         """Atom -> the products that read or give it."""
         flow = self.sites.flow
         found: dict[Dim, list[fx.Node]] = defaultdict(list)
-        for node in calls(self.sites.program.module.graph, *PRODUCTS):
+        for node in self._products:
             dims = (dim for each in (node, *node.all_input_nodes) for dim in flow.of(each))
             for leaf in dict.fromkeys(leaf for dim in dims for leaf in dim.leaves()):
                 found[leaf].append(node)
@@ -190,19 +232,3 @@ class Scale:
             for path in dict.fromkeys(path for path, _ in site.weights):
                 found[path].append(site.name)
         return found
-
-
-def _size(dim: Dim, sizes: Mapping[Dim, int]) -> int:
-    """A dimension's size when only so many entries of some of its parts are left."""
-    found = dim.root
-    if found in sizes:
-        return sizes[found]
-    if not found.parts:
-        return found.size
-    parts = [_size(part, sizes) for part in found.parts]
-    if found.kind == "concat":
-        return sum(parts)
-    total = 1
-    for part in parts:
-        total *= part
-    return total

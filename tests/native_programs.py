@@ -19,6 +19,7 @@ from edgeprune import files
 from edgeprune.cache import cache_dir
 from edgeprune.kernels.build import kernel_jobs
 from edgeprune.kernels.libraries import LIBRARIES
+from edgeprune.kernels.linear import linear_kernel_named
 from edgeprune.kernels.targets import TARGETS, Target, host_target
 
 NATIVE = Path(__file__).parent / "native"
@@ -196,3 +197,8 @@ def _made(arguments: tuple[str, ...], command: tuple[str, ...]) -> Path:
 def _run(command: list[str]) -> None:
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stderr}"
+
+
+def linears_win() -> bool:
+    """Whether LiteRT's delegate takes int8 linear layers on this machine."""
+    return bool(linear_kernel_named(None).name == b"avx512vnni")

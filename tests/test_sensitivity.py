@@ -8,9 +8,11 @@ from models import inputs, sites
 from rich.console import Console
 
 from edgeprune.importance import Evidence
+from edgeprune.plan import Plan
 from edgeprune.report.curves import curves_picture
 from edgeprune.report.sites_page import sites_page
 from edgeprune.sensitivity import Curve, measure_sensitivity, most_damage, sensitivity_table
+from edgeprune.surgery import apply
 from edgeprune.weigh import Scale
 
 
@@ -38,11 +40,23 @@ def test_a_removed_sub_layer_has_the_damage_that_was_measured() -> None:
     assert curve.at(0.5) is None and curve.at(0.0) == curve.worst
 
 
+def test_a_smaller_picture_moves_the_outputs_as_far_as_the_program_resized_to_it() -> None:
+    found = sites("vit")
+    batches = [inputs("vit", batch=8, seed=3)]
+    (curve,) = (c for c in measure_sensitivity(found, batches) if c.site.axis == "resolution")
+    assert [size for size, _ in curve.points] == [16, 12, 8, 4]
+    assert 0.0 == curve.points[0][1] < curve.points[1][1] < curve.worst
+    plan = Plan(found.program.fingerprint, length={curve.site.name: 8})
+    evidence = Evidence(found, batches)
+    assert curve.at(0.5) == evidence.moved_by(apply(found.program, plan, found))
+
+
 def test_the_table_is_one_line_a_kind_and_the_worst_is_named() -> None:
     console = Console(width=100, record=True, file=None)
-    console.print(sensitivity_table(curves()))
+    table = sensitivity_table(curves())
+    assert table.row_count == 6  # heads, neurons, attention, ffn, tokens, rank
+    console.print(table)
     lines = [line for line in console.export_text().splitlines() if line.strip()]
-    assert len(lines) == 1 + 5  # heads, neurons, attention, ffn, tokens
     assert any(line.startswith("bert.encoder.layer.{0…1}.heads") for line in lines)
     worst = max(curves(), key=lambda curve: curve.worst)
     assert most_damage(curves()).startswith(worst.site.name)

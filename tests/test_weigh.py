@@ -9,7 +9,7 @@ from edgeprune.plan import Plan
 from edgeprune.program import Program
 from edgeprune.program.flops import PRODUCTS, flops
 from edgeprune.program.graph import calls
-from edgeprune.sites import Site
+from edgeprune.sites import Site, Sites
 from edgeprune.surgery import apply
 from edgeprune.weigh import Leaving, Scale
 
@@ -20,20 +20,27 @@ def work(program: Program) -> Leaving:
     return Leaving(program.parameters, total // program.example_inputs[0].shape[0])
 
 
-def halved(site: Site) -> tuple[int, ...]:
-    return () if site.kind == "depth" else tuple(range(site.units - site.units // 2))
+def halved(found: Sites, site: Site) -> Plan:
+    program = found.program.fingerprint
+    left = site.units - site.units // 2
+    if site.kind == "rank":
+        return Plan(program, rank={site.name: left})
+    if site.name in found.lengths:
+        return Plan(program, length={site.name: left})
+    return Plan(program, {site.name: () if site.kind == "depth" else tuple(range(left))})
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "fused", "convolutional", "densely_connected"])
+@pytest.mark.parametrize(
+    "name", ["bert", "llama", "fused", "convolutional", "densely_connected", "vit"]
+)
 def test_half_of_a_site_is_what_leaves_when_half_of_it_is_cut(name: str) -> None:
     found = sites(name)
     scale = Scale(found)
     before = work(found.program)
     assert scale.total == before
-    chosen = {site.axis: site for site in found.cuttable if site.kind != "length"}
+    chosen = {site.axis: site for site in found.cuttable if site.axis != "tokens"}
     for site in chosen.values():
-        plan = Plan(found.program.fingerprint, {site.name: halved(site)})
-        after = work(apply(found.program, plan, found))
+        after = work(apply(found.program, halved(found, site), found))
         left = Leaving(before.parameters - after.parameters, before.flops - after.flops)
         assert scale.behind[site.name].half == left, site.name
 

@@ -26,7 +26,6 @@ from edgeprune.errors import InputError
 from edgeprune.importance import DEFAULT, Evidence, rank_units
 from edgeprune.plan import Plan, check_plan
 from edgeprune.program import Program
-from edgeprune.program.program import as_tuple
 from edgeprune.recover import refit
 from edgeprune.sites import Sites
 from edgeprune.surgery import apply
@@ -194,16 +193,13 @@ class _Judge:
     def _worth(self, plan: Plan) -> Worth:
         cut = apply(self.sites.program, plan, self.sites)
         mended = refit(self.sites, plan, self.fit.batches)
-        return Worth(self._damage(cut), self._damage(mended), self._score(cut), self._score(mended))
-
-    @torch.no_grad()
-    def _damage(self, program: Program) -> float:
-        return self.held.moved(as_tuple(program(*batch)) for batch in self.held.batches)
+        damage, after = (self.held.moved_by(each) for each in (cut, mended))
+        return Worth(damage, after, self._score(cut), self._score(mended))
 
     @torch.no_grad()
     def _score(self, program: Program) -> float | None:
         with blaming(self.task, "validate"):
-            score = self.task.validate(lambda batch: program(*batch))
+            score = self.task.validate(lambda batch: program(*program.fit(batch)))
         return None if score is None else float(np.mean(score))
 
 

@@ -16,7 +16,6 @@ from edgeprune.cluster import IN_PROCESS, Cluster
 from edgeprune.importance.evidence import Evidence
 from edgeprune.importance.readers import refitted_tensors, shown_enough
 from edgeprune.plan import Plan
-from edgeprune.program.program import as_tuple
 from edgeprune.surgery import apply
 
 Cut: TypeAlias = tuple[str, int]
@@ -130,9 +129,8 @@ def _cut_and_refit(evidence: Evidence, name: str, units: tuple[int, ...]) -> dic
 
 def _fewer_tokens(evidence: Evidence, name: str, keep: int) -> float:
     sites = evidence.sites
-    program = apply(sites.program, Plan(sites.program.fingerprint, tokens={name: keep}), sites)
-    with torch.no_grad():
-        return evidence.moved(as_tuple(program(*batch)) for batch in evidence.batches)
+    plan = Plan(sites.program.fingerprint, tokens={name: keep})
+    return evidence.moved_by(apply(sites.program, plan, sites))
 
 
 def _interpolate(levels: dict[int, float], kept: int) -> float:

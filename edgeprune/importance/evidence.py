@@ -14,7 +14,7 @@ from torch.nn import functional
 from edgeprune.errors import InputError
 from edgeprune.importance.readers import Reader, gram_of, reader_of
 from edgeprune.importance.replay import Replay
-from edgeprune.program.program import as_tuple
+from edgeprune.program.program import Program, as_tuple
 from edgeprune.sites import Sites
 from edgeprune.surgery import Gated, gate
 
@@ -125,6 +125,11 @@ class Evidence:
             for i, (mine, theirs) in enumerate(zip(float_outputs(ours), dense, strict=True)):
                 sums[i] += float((mine - theirs).double().square().sum())
         return sum(s / spread for s, spread in zip(sums, self.spread, strict=True)) / len(sums)
+
+    def moved_by(self, program: Program) -> float:
+        """How far the outputs of a cut program are from the dense ones."""
+        with torch.no_grad():
+            return self.moved(as_tuple(program(*program.fit(batch))) for batch in self.batches)
 
     @cached_property
     def replay(self) -> Replay:

@@ -127,7 +127,7 @@ def reader_of(sites: Sites, name: str) -> Reader | None:
     if reader is None:
         return None
     paths = (path for path in (reader.weight, reader.bias) if path)
-    return None if any(len(sites.readers[path]) != 1 for path in paths) else reader
+    return None if any(len(sites.weight_readers[path]) != 1 for path in paths) else reader
 
 
 def as_reader(sites: Sites, node: fx.Node, source: fx.Node, atom: Dim) -> Reader | None:

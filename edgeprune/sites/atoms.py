@@ -8,7 +8,7 @@ sides to the common structure, so that in the end every leaf is one thing that c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 
@@ -102,6 +102,17 @@ def product(parts: Sequence[Dim]) -> Dim:
 def concat(parts: Sequence[Dim]) -> Dim:
     """The concatenation of dimensions; of one, that one."""
     return parts[0] if len(parts) == 1 else Dim(sum(p.size for p in parts), "concat", parts)
+
+
+def size_of(dim: Dim, new: Mapping[Dim, int]) -> int:
+    """A dimension's size once some of the dimensions within it have a new one."""
+    found = dim.root
+    if found in new:
+        return new[found]
+    if found.kind == "leaf":
+        return found.size
+    sizes = (size_of(part, new) for part in found.parts)
+    return math.prod(sizes) if found.kind == "product" else sum(sizes)
 
 
 def unify(one: Dim, two: Dim, where: str) -> None:

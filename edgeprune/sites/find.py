@@ -84,7 +84,7 @@ class Sites:
         return frozenset(path for path, times in count.items() if times > 1)
 
     @cached_property
-    def readers(self) -> dict[str, set[fx.Node]]:
+    def weight_readers(self) -> dict[str, set[fx.Node]]:
         """Path of a weight or buffer -> the calls that read it."""
         found: dict[str, set[fx.Node]] = {}
         for node in self.program.module.graph.nodes:

@@ -7,9 +7,8 @@ no weight holds a number for each position but for a positional table, which is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import fx
@@ -17,20 +16,9 @@ from torch import fx
 from edgeprune.errors import InputError
 from edgeprune.program.graph import ATEN, get_attribute, is_call, shape, value
 from edgeprune.sites.atoms import Dim
-from edgeprune.sites.flow import Dims, Flow, Sizes, describe, literals
+from edgeprune.sites.flow import Dims, Flow, describe
 from edgeprune.sites.rules.convolution import CONVOLUTIONS, TRANSPOSED
-from edgeprune.sites.rules.space import (
-    ADAPTIVE_MAXIMA,
-    ADAPTIVE_MEANS,
-    PADDING,
-    POOLS,
-    UPSAMPLING,
-)
-
-# The output of these has the same size whatever comes in.
-ADAPTIVE = (*ADAPTIVE_MEANS, *ADAPTIVE_MAXIMA)
-SLIDING = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *ADAPTIVE, *UPSAMPLING, *PADDING)
-"""Each makes a dimension of its own from every spatial one that it reads."""
+from edgeprune.sites.sizes import ADAPTIVE, SLIDING, setting, sizes_at, space
 
 STEPS_TRIED = 1024
 """A recording's samples may be many, and no operator moves on by more at once."""
@@ -107,49 +95,6 @@ def _unique(name: str, taken: Sequence[InputLength]) -> str:
     return name
 
 
-def sizes_at(flow: Flow, length: InputLength, size: int) -> dict[Dim, int]:
-    """The new size of every dimension that follows from the inputs'.
-
-    Args:
-        size: of the first of the site's dimensions; a second one keeps its share, rounded.
-
-    Raises:
-        InputError: some operator cannot work at that size; names it.
-    """
-    first = length.dims[0].size
-    new: dict[Dim, int] = {}
-    for dim in length.dims:
-        share = max(1, round(dim.size * size / first))
-        _assign(new, dim, share, "the input")
-    for node in flow.program.module.graph.nodes:
-        if is_call(node, *SLIDING) and node not in flow.unknown:
-            _slide(flow, new, node)
-    return new
-
-
-def size_of(dim: Dim, new: Mapping[Dim, int]) -> int:
-    """A dimension's new size."""
-    found = dim.root
-    if found in new:
-        return new[found]
-    if found.kind == "leaf":
-        return found.size
-    total = 1 if found.kind == "product" else 0
-    for part in found.parts:
-        total = (
-            total * size_of(part, new) if found.kind == "product" else total + size_of(part, new)
-        )
-    return total
-
-
-def factors(dim: Dim, changed: Mapping[Dim, int]) -> list[Dim]:
-    """The factors of a dimension, left to right; what changes as a whole is one."""
-    found = dim.root
-    if found in changed or found.kind != "product":
-        return [found]
-    return [factor for part in found.parts for factor in factors(part, changed)]
-
-
 class _Reach:
     """All that is made from one dimension of an input.
 
@@ -168,7 +113,7 @@ class _Reach:
 
     def _follow(self, flow: Flow, node: fx.Node) -> None:
         before, after = flow.of(node.args[0]), flow.of(node)
-        for axis in _space(flow, node):
+        for axis in space(flow, node):
             if self.touches(before[axis]):
                 self.slid |= _slides(node, axis)
                 if after[axis].size > 1 and not is_call(node, *ADAPTIVE):
@@ -191,16 +136,8 @@ def _following(dim: Dim) -> Iterator[Dim]:
 def _slides(node: fx.Node, axis: int) -> bool:
     """Whether a sliding operator mixes neighbours along a dimension, but does not reduce it."""
     if is_call(node, *CONVOLUTIONS, *TRANSPOSED):
-        return shape(node.args[1])[axis] > 1 or _setting(node, 3, axis, 1) > 1
+        return shape(node.args[1])[axis] > 1 or setting(node, 3, axis, 1) > 1
     return shape(node)[axis] > 1
-
-
-def _setting(node: fx.Node, position: int, axis: int, default: int) -> int:
-    """A convolution's stride (3), padding (4) or dilation (5) along a dimension."""
-    given = node.args[position] if len(node.args) > position else default
-    if isinstance(given, (list, tuple)):
-        given = given[axis - 2] if len(given) > 1 else given[0]
-    return given if isinstance(given, int) else default
 
 
 def _inputs(flow: Flow) -> list[fx.Node]:
@@ -253,7 +190,7 @@ def _step(flow: Flow, length: InputLength) -> tuple[int, str | None]:
     first: str | None = None
     for size in range(length.size - 1, max(0, length.size - 1 - STEPS_TRIED), -1):
         try:
-            sizes_at(flow, length, size)
+            sizes_at(flow, length.dims, size)
         except InputError as error:
             first = first or str(error)
         else:
@@ -361,95 +298,6 @@ def _in_whole_segments(dim: Dim, touched: set[Dim]) -> bool:
     """Whether at most one segment of a concatenation holds positions, and that one all of them."""
     parts = dim.root.parts if dim.root.kind == "concat" else (dim,)
     return sum(_carries((part,), touched) for part in parts) <= 1
-
-
-def _slide(flow: Flow, new: dict[Dim, int], node: fx.Node) -> None:
-    """The new sizes of what a sliding operator makes: asked of the operator itself."""
-    before, after = flow.of(node.args[0]), flow.of(node)
-    sizes = [size_of(dim, new) for dim in before]
-    same = all(size_of(dim, new) == dim.size for dim in (*before, *after))
-    if same or not after or _covers_all(node):
-        return
-    given = _asked(node, sizes)
-    for axis in _space(flow, node):
-        _check_tiles(node, axis, before[axis].size, sizes[axis])
-        _assign(new, after[axis], given[axis], describe(node))
-
-
-def _space(flow: Flow, node: fx.Node) -> list[int]:
-    """The dimensions that a sliding operator makes anew; batch and channels are not among them."""
-    before, after = flow.of(node.args[0]), flow.of(node)
-    first = 1 if is_call(node, *PADDING) else 2
-    return [i for i in range(first, len(after)) if after[i].root is not before[i].root]
-
-
-def _covers_all(node: fx.Node) -> bool:
-    """Whether it pools all that there is into one, as a mean over the whole picture does."""
-    if not is_call(node, *POOLS):
-        return False
-    space = shape(node.args[0])[2:]
-    window = node.args[1] if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
-    return len(window) in (1, len(space)) and all(
-        size == window[i % len(window)] and shape(node)[2 + i] == 1 for i, size in enumerate(space)
-    )
-
-
-@literals(*POOLS)
-def pool_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
-    """A window over all that there is follows its size."""
-    if not _covers_all(node):
-        return node.args
-    return (node.args[0], list(sizes(node.args[0])[2:]), *node.args[2:])
-
-
-def _check_tiles(node: fx.Node, axis: int, old: int, size: int) -> None:
-    """A convolution that cuts the input into tiles side by side must use all of it up."""
-    if not is_call(node, *CONVOLUTIONS):
-        return
-    tile = shape(node.args[1])[axis]
-    side_by_side = _setting(node, 3, axis, 1) == tile and not _setting(node, 4, axis, 0)
-    if tile > 1 and side_by_side and old % tile == 0 and size % tile:
-        raise InputError(f"{describe(node)} cuts it into tiles of {tile}, wanted a multiple")
-
-
-def _asked(node: fx.Node, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The shape that an operator gives when its first input has these sizes."""
-    tensors: dict[fx.Node, torch.Tensor] = {}
-    for source in node.all_input_nodes:
-        wanted = sizes if source is node.args[0] else shape(source)
-        found = value(source)
-        assert found is not None
-        tensors[source] = torch.empty(tuple(wanted), dtype=found.dtype, device="meta")
-    args, kwargs = fx.map_arg((node.args, node.kwargs), tensors.__getitem__)
-    try:
-        return tuple(node.target(*args, **kwargs).shape)  # type: ignore[operator]
-    except RuntimeError as error:
-        size = " x ".join(map(str, sizes[2:]))
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{describe(node)} cannot slide over {size} ({reason})") from error
-
-
-def _assign(new: dict[Dim, int], dim: Dim, size: int, where: str) -> None:
-    """Note a dimension's new size, and what it says about its parts.
-
-    Of a product the leading factor takes the change, as in ``_following``.
-    """
-    found = dim.root
-    known = found in new or any(leaf in new for leaf in found.leaves())
-    if known:
-        if size_of(found, new) != size:
-            raise InputError(f"{where} gives {size} entries, but {size_of(found, new)} are wanted")
-        return
-    if found.kind == "concat":
-        if size != found.size:
-            raise InputError(f"{where} gives entries of which some are read by their place")
-        return
-    new[found] = size
-    if found.kind == "product":
-        rest = found.size // found.parts[0].size
-        if size % rest:
-            raise InputError(f"{where} gives {size} entries in groups of {rest}, wanted a multiple")
-        _assign(new, found.parts[0], size // rest, where)
 
 
 def _all_dims(flow: Flow, node: fx.Node) -> Dims:

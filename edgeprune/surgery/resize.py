@@ -15,9 +15,9 @@ from edgeprune.program.fit import Resized
 from edgeprune.program.graph import annotate, get_attribute, set_tensor
 from edgeprune.program.program import Program
 from edgeprune.sites import Sites
-from edgeprune.sites.atoms import Dim
+from edgeprune.sites.atoms import Dim, size_of
 from edgeprune.sites.flow import describe
-from edgeprune.sites.inputs import factors, size_of, sizes_at
+from edgeprune.sites.sizes import factors, sizes_at
 from edgeprune.surgery.draft import Draft, like
 
 MODES = {1: "linear", 2: "bicubic"}
@@ -43,7 +43,7 @@ def resize(sites: Sites, name: str, size: int) -> Program:
     """
     program, flow = sites.program, sites.flow
     length = sites.lengths[name]
-    new = sizes_at(flow, length, size)
+    new = sizes_at(flow, length.dims, size)
     draft = Draft(sites)
     draft.origin = {copy: (node, new) for copy, (node, _) in draft.origin.items()}
     for path, dims in flow.tensors.items():

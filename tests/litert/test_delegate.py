@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litert_networks import Encoder, FeedForward, GroupedCausal, encoder_inputs, grouped_inputs
 from litert_runs import Run
+from native_programs import linears_win
 from tflite_files import OneOp
 from torch import Tensor
 from torch.nn import functional
 
-from edgeprune.kernels import linear_kernel_named
 from edgeprune.lower.ops import OURS
 
 ATTENTION = {"heads": 2, "kv_heads": 2, "scale": 0.5, "causal": 0}
@@ -62,11 +62,6 @@ def assert_decomposed(run: Run, inputs: list[np.ndarray]) -> None:
     """The composite's decomposition ran, which doubles."""
     first = inputs[0].astype(run.inputs[0]["dtype"])
     np.testing.assert_array_equal(run(*inputs), first * 2)
-
-
-def linears_win() -> bool:
-    """Whether the delegate takes int8 linear layers on this machine."""
-    return bool(linear_kernel_named(None).name == b"avx512vnni")
 
 
 # Whole networks, from the converter.

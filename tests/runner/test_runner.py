@@ -15,7 +15,7 @@ import pytest
 import torch
 from desks import Desk
 from models import inputs, model, noise
-from native_programs import BACKENDS, host_compiler
+from native_programs import BACKENDS, host_compiler, linears_win
 from numpy.typing import NDArray
 
 from edgeprune.devices import connect
@@ -102,7 +102,9 @@ def test_a_profile_has_our_operators_and_those_of_xnnpack(desk: Desk, suffix: st
     calls = {(each.delegate, each.op): each.calls for each in found.operators}
     assert calls["edgeprune", "attention"] == 2
     assert calls["edgeprune", "layer_norm"] == 5
-    assert calls["edgeprune", "linear"] == 12
+    # In a .pte they are in regions with their neighbours, whatever this machine has.
+    theirs_or_ours = "edgeprune" if suffix == ".pte" or linears_win() else "xnnpack"
+    assert calls[theirs_or_ours, "linear"] == 12
     assert calls["xnnpack", "conv"] == 1
     assert not any(each.op.startswith("edgeprune") for each in found.operators)
     ours = sum(each.ms for each in found.operators if each.delegate == "edgeprune")
@@ -147,7 +149,7 @@ def test_tflite_s_own_interface_gives_the_same(bundle: Bundle, tmp_path: Path) -
     library = Path(package.submodule_search_locations[0], "lib", "libtensorflowlite_c.so")
     batch, path = inputs("vit", batch=1), tmp_path / "model.tflite"
     # The composites of our delegate are newer than this library.
-    lowering = Lowering("int8", "litert", delegate="off")
+    lowering = Lowering("fp32", "litert", delegate="off")
     path.write_bytes(lower_graph(model("vit"), batch, lowering).data)
     desk = Desk(tmp_path, bundle)
     ours = bundle.loaded_for("litert")[-1]
@@ -155,8 +157,7 @@ def test_tflite_s_own_interface_gives_the_same(bundle: Bundle, tmp_path: Path) -
     job = replace(job, libraries=(str(library), str(ours)))
     answer = desk.answer(job)
     assert answer.runtime_version and answer.runtime_version.startswith("TFLite 2.")
-    # Linear layers are ours, with scales of their own.
-    np.testing.assert_allclose(desk.output(job), by_python(path, batch), rtol=2e-2, atol=2e-2)
+    np.testing.assert_allclose(desk.output(job), by_python(path, batch), rtol=1e-5, atol=1e-5)
     assert desk.answer(replace(job, kind="profile")).found[0].operators is not None
 
 
