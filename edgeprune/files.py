@@ -24,6 +24,15 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Say before long work what :func:`write_atomic` would say after it.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    _temporary(Path(path)).unlink()
+
+
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
@@ -31,16 +40,7 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         InputError: the folder cannot be written, or the disk is full; ``path`` is untouched.
     """
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot write here ({error.strerror or error}). "
-            "Choose a folder that you may write to."
-        ) from error
-    temporary = Path(name)
+    temporary = _temporary(target)
     try:
         write(temporary)
         with open(temporary, "rb") as stream:
@@ -55,6 +55,20 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def _temporary(target: Path) -> Path:
+    """A new empty file beside ``target``, whose folder is made."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot write here ({error.strerror or error}). "
+            "Choose a folder that you may write to."
+        ) from error
+    return Path(name)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

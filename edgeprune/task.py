@@ -192,6 +192,8 @@ def load_task(spec: str) -> Task:
     if file_spec:
         path = Path(file_spec[1])
         return _construct(_task_class(path, file_spec[2]), spec, path)
+    if spec not in BUILT_IN and Path(spec).is_dir():
+        raise InputError(f"{spec}: a folder without config.json, which one of Hugging Face has.")
     if spec not in BUILT_IN:
         near = difflib.get_close_matches(spec, BUILT_IN, cutoff=0.4)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Built in: {', '.join(BUILT_IN)}."

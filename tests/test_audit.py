@@ -148,7 +148,7 @@ def test_the_command_gives_the_page_the_json_and_the_exit_code(tmp_path: Path, t
     assert ended.exit_code == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["holds"] and [e["dtype"] for e in found["equality"]] == ["float64", "float32"]
-    assert len(found["random"]) == 3 and {r["name"] for r in found["ranks"]} >= set(cut.kept)
+    assert len(found["random"]) == 5 and {r["name"] for r in found["ranks"]} >= set(cut.kept)
     assert files_in(tmp_path / "a") == ["audit.html", "audit.json"]
     page = (tmp_path / "a" / "audit.html").read_text()
     assert 'id="twins"' in page and "<script" not in page

@@ -263,6 +263,9 @@ def test_an_out_folder_that_cannot_be_written_is_refused(saved: Path) -> None:
     fingerprint = Program.load(saved).fingerprint
     message = refused("apply", saved, plan_file(program=fingerprint), "-o", "file/slim.pt2")
     assert "cannot write here" in message.message
+    # Long work is not begun for a page that cannot be written.
+    for words in (("audit", task, "no-plan.json", "-o"), ("inspect", task, "--html")):
+        assert "cannot write here" in refused(*words, "file/page.html").message
 
 
 def full_disk(limit_bytes: int) -> Callable[[], None]:

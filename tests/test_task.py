@@ -80,6 +80,11 @@ def test_built_in_tasks_are_found_by_name() -> None:
     assert load_task("minilm-20news").name == "minilm-20news"
 
 
+def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a folder without config.json"):
+        load_task(str(tmp_path))
+
+
 def test_an_unknown_task_names_near_misses() -> None:
     with pytest.raises(InputError, match=r"'digit-vit': unknown. Did you mean digits-vit"):
         load_task("digit-vit")

@@ -23,7 +23,7 @@ def audit(
     criterion: Annotated[
         str | None, typer.Option(help="What the units were chosen by; obs by default.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Random twins of the plan; 3 or more.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Random twins of the plan; 3 or more.")] = 5,
 ) -> Outcome:
     """Check that masked equals removed, and compare a plan with random and worst twins.
 
@@ -36,6 +36,7 @@ def audit(
     from edgeprune.report.audit_page import audit_page
     from edgeprune.sites import find_sites
 
+    files.check_writable(out / "audit.json")
     plan = Plan.read(plan_file)
     CRITERIA.named(criterion or DEFAULT)
     task, program, batches = read_calibrated(target, calibration)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune import console
+from edgeprune import console, files
 from edgeprune.cli.app import Outcome, command
 from edgeprune.cli.target import Calibration, Target, read_calibrated, read_target
 
@@ -38,6 +38,8 @@ def inspect(
     from edgeprune.sites import find_sites
     from edgeprune.weigh import Scale
 
+    if html is not None:
+        files.check_writable(html)
     program, batches = _read(target, sensitivity, calibration, criterion)
     sites = find_sites(program)
     scale = Scale(sites)

@@ -19,6 +19,7 @@ from edgeprune.program.graph import (
     is_size,
     shape,
 )
+from edgeprune.sites.site import unique_name
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
     """All innermost residual branches that have weights of their own, in graph order."""
     order = {node: index for index, node in enumerate(module.graph.nodes)}
     found: list[Residual] = []
-    taken: set[str] = set()
     entries: dict[fx.Node, fx.Node] = {}
     for add in calls(module.graph, ATEN.add):
         for entry, branch in _operand_pairs(add):
             stream = _read_by(branch, entry, entries, order)
             nodes = _closed_branch(stream, branch, add, order)
             if nodes and any(_weights(nodes)) and entries.keys().isdisjoint(nodes):
-                name = _name(module, nodes, taken)
+                name = _name(module, nodes)
+                name = unique_name(name, {other.name for other in found})
                 found.append(Residual(name, add, entry, branch, nodes))
                 entries[add] = entry
                 break
@@ -112,7 +113,9 @@ def _joined_layers(residuals: list[Residual]) -> tuple[Residual, ...]:
     for outer, parts in groups.items():
         if outer not in alone and len({part.name.rpartition(".")[2] for part in parts}) > 1:
             for part in parts:
-                renamed[part.name] = _unique(f"{outer}.{part.name.rpartition('.')[2]}", taken)
+                word = part.name.rpartition(".")[2]
+                renamed[part.name] = unique_name(f"{outer}.{word}", taken)
+                taken.add(renamed[part.name])
     return tuple(replace(r, name=renamed.get(r.name, r.name)) for r in residuals)
 
 
@@ -122,14 +125,6 @@ def _outer_layer(layer: str) -> str:
     while words and not words[-1].isdigit():
         words.pop()
     return ".".join(words)
-
-
-def _unique(base: str, taken: set[str]) -> str:
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
 
 
 def find_layers(residuals: Iterable[Residual]) -> tuple[Layer, ...]:
@@ -207,8 +202,8 @@ def _weights(nodes: Iterable[fx.Node]) -> list[str]:
     ]
 
 
-def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -> str:
-    """``<numbered prefix of its weights>.<attention | ffn | block | branch>``, made unique.
+def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...]) -> str:
+    """``<numbered prefix of its weights>.<attention | ffn | block | branch>``.
 
     A block works by convolutions alone.
     """
@@ -219,7 +214,7 @@ def _name(module: fx.GraphModule, nodes: tuple[fx.Node, ...], taken: set[str]) -
         matrices = [w for w in dict.fromkeys(_weights(nodes)) if _is_matrix(module, w)]
         linear = any(is_call(n, ATEN.linear) for n in nodes)
         word = "branch" if len(matrices) < 2 else "ffn" if linear else "block"
-    return _unique(f"{layer}.{word}" if layer else word, taken)
+    return f"{layer}.{word}" if layer else word
 
 
 def _is_matrix(module: fx.GraphModule, path: str) -> bool:

@@ -22,7 +22,7 @@ from edgeprune.sites.flow import OUTPUT, Flow
 from edgeprune.sites.inputs import InputLength, find_input_lengths
 from edgeprune.sites.length import TokenStream, find_token_streams
 from edgeprune.sites.parts import Part, partition
-from edgeprune.sites.site import Site
+from edgeprune.sites.site import Site, unique_name
 from edgeprune.sites.tables import Table, find_tables
 
 assert rules  # importing them registers every operator's rule
@@ -156,11 +156,8 @@ def _name_atoms(flow: Flow, axes: dict[Dim, str]) -> dict[str, Dim]:
         owners = (path for path, _ in carriers(flow, atom))
         prefix = layer_prefix(filter(trained.__contains__, owners))
         word = WIDTH_NAMES.get(axis, axis)
-        base = name = f"{prefix}.{word}" if prefix and axis != "d_model" else word
-        number = 2
-        while name in named:
-            name, number = f"{base}_{number}", number + 1
-        named[name] = atom
+        base = f"{prefix}.{word}" if prefix and axis != "d_model" else word
+        named[unique_name(base, named)] = atom
     return named
 
 

@@ -18,6 +18,7 @@ from edgeprune.program.graph import ATEN, get_attribute, is_call, shape, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.flow import Dims, Flow, describe
 from edgeprune.sites.rules.convolution import CONVOLUTIONS, TRANSPOSED
+from edgeprune.sites.site import unique_name
 from edgeprune.sites.sizes import ADAPTIVE, SLIDING, setting, sizes_at, space
 
 STEPS_TRIED = 1024
@@ -84,15 +85,9 @@ def find_input_lengths(flow: Flow) -> tuple[InputLength, ...]:
         for group in _grouped(flow, reaches):
             length = _length(flow, group, name)
             if length is not None:
-                found.append(replace(length, name=_unique(length.name, found)))
+                names = {each.name for each in found}
+                found.append(replace(length, name=unique_name(length.name, names)))
     return tuple(found)
-
-
-def _unique(name: str, taken: Sequence[InputLength]) -> str:
-    names, number = {each.name for each in taken}, 2
-    while name in names:
-        name, number = f"{name.removesuffix(f'_{number - 1}')}_{number}", number + 1
-    return name
 
 
 class _Reach:

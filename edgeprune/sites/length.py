@@ -12,6 +12,7 @@ from edgeprune.program.graph import ATEN, MASKED, ancestors, get_attribute, is_c
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import Flow, describe
+from edgeprune.sites.site import unique_name
 
 # What may use the token dimension up: each treats all tokens alike, so that a dropped token is
 # one that does not count.
@@ -76,11 +77,7 @@ def hides_pairs(flow: Flow, stream: TokenStream) -> bool:
 
 def _name(residual: Residual, taken: set[str]) -> str:
     """``<layer>.tokens``, made unique: layers may share their weights."""
-    base = name = f"{residual.layer}.tokens" if residual.layer else "tokens"
-    number = 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    return name
+    return unique_name(f"{residual.layer}.tokens" if residual.layer else "tokens", taken)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import fx
 from edgeprune.program.graph import get_attribute
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
-from edgeprune.sites.site import Site
+from edgeprune.sites.site import Site, unique_name
 
 if TYPE_CHECKING:
     from edgeprune.sites.find import Sites
@@ -135,9 +135,6 @@ def _is_matrix(sites: Sites, node: fx.Node) -> bool:
 def _name(sites: Sites, nodes: tuple[fx.Node, ...], taken: set[str]) -> str:
     """The module of its first weight, made unique."""
     path = next(str(n.target) for n in nodes[0].all_input_nodes if _is_matrix(sites, n))
-    base = name = path.rpartition(".")[0] or path
-    number = 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
+    name = unique_name(path.rpartition(".")[0] or path, taken)
     taken.add(name)
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,3 +55,11 @@ class Site:
     def to_json(self) -> dict[str, Any]:
         """As stored in ``sites.json``."""
         return asdict(self)
+
+
+def unique_name(base: str, taken: Container[str]) -> str:
+    """``base``, or with the first number behind it that makes it no other's."""
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    return name

@@ -10,6 +10,7 @@ from torch import fx
 from edgeprune.program.graph import ATEN, get_attribute, is_call
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.flow import Flow, describe
+from edgeprune.sites.site import unique_name
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,4 @@ def _why_not(flow: Flow, path: str, tensor: torch.Tensor) -> str | None:
 
 def _name(path: str, taken: set[str]) -> str:
     owner = path.rpartition(".")[0]
-    base = name = f"{owner}.rank" if owner else "rank"
-    number = 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    return name
+    return unique_name(f"{owner}.rank" if owner else "rank", taken)
