@@ -28,6 +28,7 @@ from edgeprune.program.graph import (
     value,
 )
 from edgeprune.program.masks import dtype_of, make_masks_additive
+from edgeprune.program.repeats import repeat_shared_heads, write_repeats_out
 
 CHECKS = (
     ATEN._assert_tensor_metadata,
@@ -53,7 +54,9 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     join_batch_norm(module)
     write_rms_norm_out(module)
     write_products_as_linear(module)
+    write_fillings_out(module)
     fold_constants(module)
+    write_repeats_out(module)
     annotate(module, example_inputs)
     join_attention(module, example_inputs)
     repeat_shared_heads(module)
@@ -279,27 +282,15 @@ def give_attention_heads(module: fx.GraphModule) -> None:
         )
 
 
-def repeat_shared_heads(module: fx.GraphModule) -> None:
-    """Write ``enable_gqa`` out: each key and value head is repeated for its query heads."""
-    for node in calls(module.graph, ATEN.scaled_dot_product_attention):
-        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "enable_gqa"}
-        if len(shape(node)) != 4:
-            continue
-        heads = shape(node)[1]
-        for place in (1, 2):  # key and value
-            _, groups, keys, width = shape(node.args[place])
-            if groups == heads:
-                continue
-            steps = (
-                (ATEN.unsqueeze.default, 2),
-                (ATEN.expand.default, [-1, -1, heads // groups, -1, -1]),
-                (ATEN.reshape.default, [-1, heads, keys, width]),
-            )
-            with module.graph.inserting_before(node):
-                repeated = node.args[place]
-                for step, argument in steps:
-                    repeated = module.graph.call_function(step, (repeated, argument))
-            node.update_arg(place, repeated)
+def write_fillings_out(module: fx.GraphModule) -> None:
+    """Write ``x.new_zeros(sizes)`` without the x that it takes its type from."""
+    fillings = {ATEN.new_zeros.default: 0, ATEN.new_ones.default: 1, ATEN.new_full.default: None}
+    for node in calls(module.graph, *fillings):
+        sizes, *given = node.args[1:]
+        filling = fillings[node.target]
+        node.args = (sizes, *given) if filling is None else (sizes, filling)
+        node.kwargs = {"dtype": dtype_of(node)}
+        node.target = ATEN.full.default
 
 
 def fold_constants(module: fx.GraphModule) -> None:

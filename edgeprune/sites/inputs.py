@@ -29,7 +29,8 @@ ALIKE = (
     *(ATEN.linear, ATEN.addmm, ATEN.matmul, ATEN.mm, ATEN.bmm, ATEN.scaled_dot_product_attention),
     *(ATEN.softmax, ATEN._softmax, ATEN.log_softmax, ATEN.layer_norm, ATEN.rms_norm),
     *(ATEN.batch_norm, ATEN.group_norm, ATEN.instance_norm),
-    *(ATEN.sum, ATEN.mean, ATEN.amax, ATEN.amin, ATEN.max, ATEN.min, ATEN.var),
+    *(ATEN.sum, ATEN.mean, ATEN.amax, ATEN.amin, ATEN.max, ATEN.min, ATEN.var, ATEN.std),
+    ATEN.logsumexp,
     *(ATEN.reshape, ATEN._unsafe_view, ATEN.flatten, ATEN.squeeze, ATEN.unsqueeze, ATEN.expand),
     *(ATEN.transpose, ATEN.permute, ATEN.t, ATEN.mT, ATEN.movedim, ATEN.cat, ATEN.stack),
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from models import noise, relative_error
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from edgeprune.program import Program, capture
 from edgeprune.program.canonicalise import canonicalise
 from edgeprune.program.graph import ATEN, MASKED, calls, op_name
 from edgeprune.sites import find_sites
-from edgeprune.surgery import apply
+from edgeprune.surgery import apply, masked
 
 WIDTH, HEADS, TOKENS = 8, 2, 5
 
@@ -149,3 +152,47 @@ class SizedByBatch(nn.Module):
 def test_what_is_constant_behind_something_sized_by_the_batch_is_folded() -> None:
     program = capture(SizedByBatch(), (noise(3, TOKENS, seed=0),))
     assert not {"aten.arange.default", "aten.log1p.default"} & set(operators(program))
+
+
+class Repeated(nn.Module):
+    """Attention over two groups of keys, each repeated for its two query heads."""
+
+    def __init__(self, repeat: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.repeat = repeat
+        self.query, self.out = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.key, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            matrix(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+            for matrix in (self.query, self.key, self.value)
+        )
+        mixed = functional.scaled_dot_product_attention(q, self.repeat(k), self.repeat(v))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        lambda x: x.repeat_interleave(2, dim=1),
+        lambda x: torch.repeat_interleave(x, 2, -3),
+        lambda x: x[:, torch.tensor([0, 0, 1, 1])],
+        lambda x: x.index_select(1, torch.arange(2).repeat_interleave(2)),
+    ],
+)
+def test_repeated_keys_are_groups_with_their_queries(repeat: Callable[[Tensor], Tensor]) -> None:
+    program = capture(Repeated(repeat).double().eval(), (noise(3, TOKENS, WIDTH, seed=0).double(),))
+    found = find_sites(program)
+    axes = {site.name: site.units for site in found.cuttable}
+    assert axes["kv_groups"] == 2 and axes["queries_per_group"] == 2
+    for plan in ({"kv_groups": (1,)}, {"queries_per_group": (0,)}):
+        cut = Plan(program.fingerprint, plan)
+        slim, gated = apply(program, cut, found), masked(found, cut)
+        assert torch.allclose(slim(*program.example_inputs), gated(*program.example_inputs))
+
+
+def test_entries_taken_in_another_order_are_no_repeats() -> None:
+    model = Repeated(lambda x: x[:, torch.tensor([0, 1, 0, 1])]).eval()
+    found = find_sites(capture(model, (noise(3, TOKENS, WIDTH, seed=0),)))
+    assert not {"kv_groups", "queries_per_group"} & {site.name for site in found.cuttable}

@@ -11,7 +11,7 @@ from edgeprune.sites.flow import Dims, Flow, rule
 
 
 @rule(torch.Tag.pointwise, ATEN.to, ATEN._to_copy, ATEN.where, ATEN.masked_fill, ATEN.dropout)
-@rule(ATEN.expand_as, ATEN.detach, ATEN.type_as)
+@rule(ATEN.expand_as, ATEN.detach, ATEN.type_as, ATEN.zeros_like, ATEN.ones_like, ATEN.full_like)
 def pointwise(flow: Flow, node: fx.Node) -> Dims:
     """Dimensions aligned from the right are the same, but for those of size 1."""
     result = list(flow.fresh(node))

@@ -48,7 +48,7 @@ def length(flow: Flow, node: fx.Node) -> Dims | list[Dims]:
     return _keep(flow, node, [dim % len(shape(x)) for dim in rest[0]])
 
 
-@rule(ATEN.var)
+@rule(ATEN.var, ATEN.std)
 def spread(flow: Flow, node: fx.Node) -> Dims:
     """A variance is taken about the mean of what is left: cutting it is not exact."""
     for dim in reduced(node):
@@ -56,22 +56,35 @@ def spread(flow: Flow, node: fx.Node) -> Dims:
     return _keep(flow, node)
 
 
-@rule(ATEN.amax, ATEN.amin, ATEN.prod, ATEN.all, ATEN.any)
+@rule(ATEN.amax, ATEN.amin, ATEN.argmax, ATEN.argmin, ATEN.logsumexp, ATEN.prod)
+@rule(ATEN.all, ATEN.any)
 def extreme(flow: Flow, node: fx.Node) -> Dims:
-    """A maximum or product notices a removed term that was 0."""
+    """A maximum, product or sum of exponentials notices a removed term that was 0."""
     for dim in reduced(node):
         flow.of(node.args[0])[dim].freeze(f"{describe(node)} runs over it")
     return _keep(flow, node)
 
 
-@rule(ATEN.max.dim, ATEN.min.dim)
+@rule(ATEN.max.dim, ATEN.min.dim, ATEN.median.dim)
 def extremes(flow: Flow, node: fx.Node) -> list[Dims]:
-    """The largest or smallest entries along one dimension, and which they were."""
+    """The largest, smallest or middle entries along one dimension, and which they were."""
     dims = list(flow.of(node.args[0]))
     axis, keep = (*node.args[1:], False)[:2]
     assert isinstance(axis, int)
     dims[axis].freeze(f"{describe(node)} runs over it")
     dims[axis : axis + 1 or None] = [Dim(1)] if keep else []
+    return [tuple(dims)] * 2
+
+
+@rule(ATEN.topk, ATEN.sort)
+def in_order(flow: Flow, node: fx.Node) -> list[Dims]:
+    """The entries of one dimension from the largest on, all or some, and which they were."""
+    dims, taken = list(flow.of(node.args[0])), node.target is ATEN.topk.default
+    axis = (*node.args[2 if taken else 1 :], node.kwargs.get("dim", -1))[0]
+    dims[axis].freeze(f"{describe(node)} runs over it")
+    if taken:
+        dims[axis] = Dim(node.args[1])
+        dims[axis].freeze(f"{describe(node)} orders it")
     return [tuple(dims)] * 2
 
 
