@@ -12,6 +12,9 @@ from command_line import Ended, edgeprune, files_in, tiny_task
 from edgeprune.build import build
 from edgeprune.tasks.digits_vit import DigitsVit
 
+# What the module makes once is made on one worker.
+pytestmark = pytest.mark.xdist_group("build_litert")
+
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -56,6 +59,7 @@ def test_a_build_can_be_validated_again(built: tuple[Path, Ended]) -> None:
     assert ended.exit_code == 6 and "verdict: not measured" in ended.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.version_info[:2] > (3, 11), reason="tflite-runtime has no package for it")
 def test_an_int8_build_for_the_old_runtime_is_refused(task: str, tmp_path: Path) -> None:
     words = ("--profile", "pixel8", "--runtime", "litert", "--delegate", "off", "--task", task)

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from command_line import Ended, edgeprune, files_in
 
+# What the module makes once is made on one worker.
+pytestmark = pytest.mark.xdist_group("build_npu")
+
 # A regression that int8 activations hardly move, and one sub-layer, so that few pieces are priced.
 TASK = """
 import torch

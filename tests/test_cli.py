@@ -167,6 +167,7 @@ def test_the_report_says_how_to_make_it_again(built: tuple[Path, Ended]) -> None
     )
 
 
+@pytest.mark.nightly
 def test_exact_steps_give_the_same_file_in_another_folder(tmp_path: Path) -> None:
     text = Path(tiny_task(tmp_path)).read_text()
     stream = """
@@ -214,6 +215,7 @@ def test_ctrl_c_in_any_stage_leaves_whole_files_and_the_build_goes_on(
     assert all(f"resumed from {name}" in ended.stdout for name in ("damage", "search", "refitted"))
 
 
+@pytest.mark.nightly
 def test_a_build_that_was_killed_goes_on(task: str, tmp_path: Path) -> None:
     words = ("build", "--profile", "pixel8", "--task", task, "--out", tmp_path / "out")
     with start(*words) as process:
@@ -302,6 +304,7 @@ def test_two_files_are_measured_in_turns_and_one_for_minutes(built: tuple[Path, 
     assert refused.exit_code == 2 and "got 2 files or signatures, wanted one" in refused.message
 
 
+@pytest.mark.nightly
 def test_a_build_is_held_to_a_latency_on_another_device(
     built: tuple[Path, Ended], tmp_path: Path
 ) -> None:

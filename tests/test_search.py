@@ -229,6 +229,7 @@ def test_over_budget_the_table_is_corrected_and_solved_again(
     assert second.dense_ms == pytest.approx(0.95 * bound_of(search))
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_candidate")
 def test_a_table_that_is_far_too_high_is_corrected_too(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,6 +261,7 @@ def test_a_finished_file_over_budget_is_solved_for_again(
     assert SearchResult.from_json(json.loads(json.dumps(other.to_json()))).plan == other.plan
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_candidate")
 def test_never_more_than_three_corrections_are_tried(search: Search, tmp_path: Path) -> None:
     closed, device = with_device(search, tmp_path, 1.1, 1.1, 1.1, 1.1)
@@ -285,6 +287,7 @@ def test_a_plan_over_budget_is_solved_again_although_others_fit(
     assert second.correction.latency == pytest.approx(1.05 * bound_of(search) / plain.predicted_ms)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_candidate")
 def test_memory_over_budget_is_corrected_too(search: Search, tmp_path: Path) -> None:
     dense = search.table.predict(search.sites, Plan(search.sites.program.fingerprint))

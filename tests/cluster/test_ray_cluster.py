@@ -125,6 +125,7 @@ def test_a_node_dies_and_the_plan_is_the_one_of_a_single_process(
     assert len(wanted) == 3 and results(task / "shared") == wanted
 
 
+@pytest.mark.nightly
 def test_ctrl_c_interrupts_what_runs_on_a_node(cluster: Cluster, tmp_path: Path) -> None:
     process = client(STOPPED, cluster.address, tmp_path)
     wait_for(tmp_path / "begun", process)
@@ -133,6 +134,7 @@ def test_ctrl_c_interrupts_what_runs_on_a_node(cluster: Cluster, tmp_path: Path)
     assert (tmp_path / "interrupted").exists()
 
 
+@pytest.mark.nightly
 def test_two_clients_queue_for_one_device(cluster: Cluster, tmp_path: Path) -> None:
     layer, file, notes = torch.nn.Linear(8, 4).eval(), tmp_path / "layer.pte", tmp_path / "notes"
     file.write_bytes(lower_graph(layer, (torch.ones(1, 8),), Lowering()).data)

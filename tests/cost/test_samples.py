@@ -50,6 +50,7 @@ def counted(
     return build
 
 
+@pytest.mark.alone
 def test_a_stopped_measurement_goes_on_where_it_was(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ class Unplugged:
         return self.device.measure_in_turns(workloads, rounds)
 
 
+@pytest.mark.alone
 def test_a_lost_connection_keeps_every_finished_batch(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_device_that_throttles_heats_or_is_emulated_is_flagged(workload: Workl
     assert [flag.partition(":")[0] for flag in flags] == ["throttled", "hot", "emulated"]
 
 
+@pytest.mark.nightly
 def test_inputs_do_not_pile_up(workload: Workload) -> None:
     with connect("local") as device:
         assert isinstance(device, LocalDevice)

@@ -103,6 +103,7 @@ def test_what_the_compiler_says_is_passed_on_and_nothing_is_left(
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
+@pytest.mark.nightly
 def test_apps_in_c_plus_plus_build_the_same_library_with_cmake(tmp_path: Path) -> None:
     folder = find_spec("executorch").submodule_search_locations[0]  # type: ignore[union-attr, index]
     cmake = Path(sys.executable).parent / "cmake"

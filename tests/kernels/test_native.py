@@ -43,6 +43,7 @@ def test_every_kernel_equals_its_reference_and_stays_in_its_buffers(toolchain: T
     run_kernels_test([str(program)], toolchain.target, CASES, _features())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("harness", HARNESSES)
 def test_no_input_leads_out_of_bounds(harness: str, toolchain: Toolchain) -> None:
     program = compiled(harness, toolchain)
@@ -50,6 +51,7 @@ def test_no_input_leads_out_of_bounds(harness: str, toolchain: Toolchain) -> Non
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.nightly
 def test_threads_that_share_regions_and_calls_do_not_race(compiler: str) -> None:
     program = compiled("threads", race_detecting(compiler))
     ended = subprocess.run([str(program)], capture_output=True, text=True)

@@ -89,6 +89,7 @@ def test_its_name_is_true_of_the_libraries(wheel: Path) -> None:
             assert os.fsencode(ROOT) not in data and os.fsencode(sys.prefix) not in data, name
 
 
+@pytest.mark.nightly
 def test_installed_without_a_compiler_both_runtimes_call_what_it_carries(
     wheel: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,9 @@ from torch.nn import functional
 
 from edgeprune.lower.ops import OURS
 
+# What the module makes once is made on one worker.
+pytestmark = pytest.mark.xdist_group("delegate")
+
 ATTENTION = {"heads": 2, "kv_heads": 2, "scale": 0.5, "causal": 0}
 QKV = ((1, 5, 16), (1, 7, 16), (1, 7, 16))
 NORM = {"eps": 1e-5}

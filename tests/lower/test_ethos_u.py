@@ -27,6 +27,9 @@ from edgeprune.lower.ethos_u import (
 from edgeprune.lower.vela import ENVIRONMENT, System, compile_for
 from edgeprune.profile import load_profile
 
+# What the module makes once is made on one worker.
+pytestmark = pytest.mark.xdist_group("ethos_u")
+
 U55 = Lowering("int8", "litert", "off", accelerator="ethos-u55-256")
 U65 = Lowering("int8", "litert", "off", accelerator="ethos-u65-256")
 

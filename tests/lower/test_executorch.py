@@ -142,6 +142,7 @@ def test_regions_keep_groups_together_and_never_form_a_cycle() -> None:
     assert [[node.name for node in region] for region in tied] == [["add"], ["mul", "mul_1", "sub"]]
 
 
+@pytest.mark.nightly
 def test_nothing_of_a_graph_is_kept_once_it_is_lowered() -> None:
     def kept() -> int:
         gc.collect()

@@ -63,6 +63,7 @@ def test_weights_take_half_the_bytes(runtime: str) -> None:
     assert whole - half == pytest.approx(weights, rel=0.05)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("lowering", LOWERINGS[:2], ids=str)
 def test_padding_changes_nothing(lowering: Lowering, tmp_path: Path) -> None:
     lowered = lower_graph(encoder(), encoder_inputs(), lowering)

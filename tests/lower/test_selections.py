@@ -53,7 +53,13 @@ def counted(graph: GraphModule) -> Counter[str]:
     return Counter(str(node.target).split(".")[1] for node in graph.graph.nodes if is_ours(node))
 
 
-@pytest.mark.parametrize("name", models.WITH_TOKENS)
+BY_DAY = ("bert", "grouped")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in BY_DAY else pytest.param(n, marks=pytest.mark.nightly) for n in models.WITH_TOKENS],
+)
 @given(data=st.data())
 @SOME
 def test_any_selections_give_the_outputs_and_tokens_of_the_program(
@@ -103,7 +109,9 @@ def test_attention_that_the_kernel_does_not_take_is_scored_in_arithmetic(
 
 
 @pytest.mark.parametrize("runtime", ["executorch", "litert"])
-@pytest.mark.parametrize("name", ["bert", "vit", "llama"])
+@pytest.mark.parametrize(
+    "name", ["bert", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("vit", "llama"))]
+)
 def test_the_runtimes_keep_the_tokens_that_the_program_keeps(
     runtime: str, name: str, tmp_path: Path
 ) -> None:

@@ -23,6 +23,9 @@ from edgeprune.sites import find_sites
 from edgeprune.surgery import apply, transfer
 from edgeprune.validate import check_numerics
 
+# What the module makes once is made on one worker.
+pytestmark = pytest.mark.xdist_group("signatures")
+
 LENGTHS = (8, 24)
 FP32, INT8 = (Lowering(precision, "litert") for precision in ("fp32", "int8"))  # type: ignore[arg-type]
 # Large enough that weights are most of a file.

@@ -27,6 +27,9 @@ from edgeprune.kernels import TARGETS, host_target
 from edgeprune.lower import Lowering, lower_graph, lower_signatures
 from edgeprune.program import capture
 
+# What the module makes once is made on one worker.
+pytestmark = pytest.mark.xdist_group("runner")
+
 SUFFIXES = tuple(RUNTIMES)
 NAME = "a vit: 100% – int8"
 VNNI = ("avx512_vnni",)
@@ -229,6 +232,7 @@ def test_a_bundle_runs_wherever_it_is_copied(desk: Desk, tmp_path: Path) -> None
     assert moved.answer(moved.job("run", vit(moved))).found[0].rows == 1
 
 
+@pytest.mark.nightly
 def test_a_bundle_for_a_phone_is_made_by_the_ndk(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +262,7 @@ def test_a_bundle_for_a_phone_is_made_by_the_ndk(
     phone.answer(phone.job("run", vit(phone, ".tflite"), delegate=False))
 
 
+@pytest.mark.nightly
 def test_cmake_builds_the_same_runner_for_one_s_own_compiler(desk: Desk, tmp_path: Path) -> None:
     if host_compiler() is None:
         pytest.skip("no C++ compiler for this machine: apt-get install g++")

@@ -124,8 +124,8 @@ def test_a_merging_program_trains_saves_and_reloads(tmp_path: Path) -> None:
     assert all(w.grad is not None and bool(w.grad.isfinite().all()) for w in weights)
 
 
-@pytest.mark.parametrize("delegate", ["auto", "off"])
-@pytest.mark.parametrize("name", ["bert", "vit"])
+@pytest.mark.parametrize("delegate", ["auto", pytest.param("off", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("name", ["bert", pytest.param("vit", marks=pytest.mark.nightly)])
 def test_a_lowered_merging_program_gives_equal_outputs(
     name: str, delegate: str, tmp_path: Path
 ) -> None:
