@@ -29,11 +29,11 @@ from edgeprune.files import content_hash, sha256_of, write_bytes, write_torch
 from edgeprune.task import Batch, Predict, Score, Task, batches, predict_all
 
 PACKAGE = "emoji-datasource-google@16.0.0"
-SIZE = 128
+SIZE = 96
 SEED = 0
 SHARES = {"validation": 0.15, "test": 0.35}
 """Of the emoji; the others fit the probe, calibrate and distil."""
-CALIBRATION = 192
+CALIBRATION = 96
 MEAN, SPREAD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
 # Of the probe's logistic regression: full-batch steps of L-BFGS, and the squared weights' price.
 PROBE_STEPS, PROBE_DECAY = 200, 1e-3
@@ -118,7 +118,7 @@ def _network() -> nn.Module:
 
 
 def _prepared(images: Tensor) -> Tensor:
-    """``uint8 [n, 3, 64, 64]`` as the network takes them: float ``[n, 3, 128, 128]``."""
+    """``uint8 [n, 3, 64, 64]`` as the network takes them: float ``[n, 3, 96, 96]``."""
     mean, spread = (torch.tensor(each)[:, None, None] for each in (MEAN, SPREAD))
     scaled = (images / 255 - mean) / spread
     return nn.functional.interpolate(scaled, size=(SIZE, SIZE), mode="bilinear")

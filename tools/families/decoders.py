@@ -20,19 +20,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from families.family import family, words
+from families.family import SIZES, family, words
 
 DEPTH = ("sublayer", "layer")
 GROUPED = ("kv_groups", "queries_per_group", "ffn", *DEPTH)
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 40,
-    "vocab_size": 50,
-    "max_position_embeddings": 24,
-    "initializer_range": 0.3,
-}
 
 
 class Prefill(nn.Module):

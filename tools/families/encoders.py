@@ -20,19 +20,9 @@ from transformers import (
     RobertaModel,
 )
 
-from families.family import family, padded_words, words
+from families.family import SIZES, family, padded_words, words
 
 TRANSFORMER = ("heads", "ffn", "sublayer", "layer")
-# The embeddings are read through a projection: their width is an axis of its own.
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 40,
-    "vocab_size": 50,
-    "max_position_embeddings": 24,
-    "initializer_range": 0.3,
-}
 
 
 class First(nn.Module):

@@ -21,6 +21,17 @@ Inputs: TypeAlias = Callable[[int, torch.Generator], tuple[Tensor, ...]]
 
 FAMILIES: Registry[Family] = Registry("family")
 
+# Of the transformers' configurations: those of Hugging Face call them so.
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "vocab_size": 50,
+    "max_position_embeddings": 24,
+    "initializer_range": 0.3,
+}
+
 
 @dataclass(frozen=True)
 class Family:
