@@ -81,8 +81,15 @@ class SearchResult:
 
     @property
     def chosen(self) -> Candidate:
-        """The candidate that won."""
-        return best_of([c for each in self.rounds for c in each.candidates])
+        """The candidate that won; of those that are all over budget, the one nearest to it.
+
+        Rounds are measured at other moments of the device: each has its own bound.
+        """
+        every = [(c, each) for each in self.rounds for c in each.candidates]
+        scored = [c for c, _ in every if c.score is not None]
+        if scored:
+            return best_of(scored)
+        return min(every, key=lambda found: _over(*found))[0]
 
     @property
     def plan(self) -> Plan:
@@ -133,13 +140,17 @@ def best_of(candidates: Sequence[Candidate]) -> Candidate:
     """Of those within one standard error of the highest score, the plan of the least damage.
 
     The one-standard-error rule (Breiman et al. 1984): what a small validation split cannot tell
-    apart is told apart by the calibration data. Of candidates all over budget, the fastest.
+    apart is told apart by the calibration data.
+
+    Args:
+        candidates: with scores.
     """
-    scored = [c for c in candidates if c.score is not None]
-    if not scored:
-        return min(candidates, key=lambda c: c.measured_ms or c.predicted_ms)
-    top = max(scored, key=lambda c: -math.inf if c.score is None else c.score)
-    return min((c for c in scored if c is top or _as_good(c, top)), key=lambda c: c.damage)
+    top = max(candidates, key=lambda c: -math.inf if c.score is None else c.score)
+    return min((c for c in candidates if c is top or _as_good(c, top)), key=lambda c: c.damage)
+
+
+def _over(candidate: Candidate, found: Round) -> float:
+    return (candidate.measured_ms or candidate.predicted_ms) / (found.bound_ms or 1.0)
 
 
 def _as_good(candidate: Candidate, top: Candidate) -> bool:

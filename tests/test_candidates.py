@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.candidates import Candidate, best_of
+from edgeprune.candidates import Candidate, Correction, Round, SearchResult, best_of
 from edgeprune.plan import Plan
 from edgeprune.solve import Certificate
 
@@ -38,11 +38,23 @@ def test_without_numbers_per_example_the_highest_score_wins() -> None:
     assert best_of([candidate(0.2, score=-0.5), near]) is near
 
 
-def test_over_budget_all_the_fastest_is_taken() -> None:
-    slow, fast = candidate(0.1, ms=3.0), candidate(0.2, ms=2.0)
-    assert best_of([slow, fast]) is fast
+def result(*rounds: tuple[float, list[Candidate]]) -> SearchResult:
+    """Rounds, each with the bound that its moment of the device gave."""
+    return SearchResult(
+        (), tuple(Round(Correction(), bound, bound / 0.6, tuple(found)) for bound, found in rounds)
+    )
+
+
+def test_over_budget_all_the_one_nearest_to_it_is_taken() -> None:
+    slow, fast = candidate(0.1, ms=3.0), candidate(0.2, ms=2.5)
+    assert result((2.0, [slow, fast])).chosen is fast
+
+
+def test_each_round_is_judged_by_its_own_moment_of_the_device() -> None:
+    in_a_fast_moment, nearer = candidate(0.1, ms=2.4), candidate(0.2, ms=2.6)
+    assert result((2.0, [in_a_fast_moment]), (2.5, [nearer])).chosen is nearer
 
 
 def test_a_plan_that_missed_the_budget_never_beats_one_that_met_it() -> None:
-    met = candidate(0.9, score=-4.0)
-    assert best_of([candidate(0.1, score=None, ms=0.1), met]) is met
+    met = candidate(0.9, score=-4.0, ms=1.9)
+    assert result((2.0, [candidate(0.1, score=None, ms=2.1), met])).chosen is met

@@ -42,7 +42,7 @@ def check_weights(module: torch.nn.Module) -> None:
 
 
 def check_graph(graph: fx.Graph) -> None:
-    """Nothing is quantised yet, and no size but the batch is left open.
+    """Nothing is quantised yet, nothing drawn by chance, and no size but the batch left open.
 
     Raises:
         InputError: names the node and its line.
@@ -53,8 +53,27 @@ def check_graph(graph: fx.Graph) -> None:
                 f"{op_name(node)}{at(node)}: the model is quantised already. Give the float "
                 "model; --precision int8 quantises it after the cut."
             )
+        if _draws(node):
+            raise InputError(
+                f"{op_name(node)}{at(node)}: draws by chance in eval mode too, wanted the same "
+                "outputs for the same inputs. Give a dropout training=self.training; take noise "
+                "as an input."
+            )
         if node.op == "placeholder":
             _check_sizes(node)
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether a call's result is random: a dropout's is in training only."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    given = {each.name: each.default_value for each in arguments} | dict(node.kwargs)
+    given |= {each.name: value for each, value in zip(arguments, node.args, strict=False)}
+    for switch in ("train", "training", "dropout_p"):
+        if switch in given:
+            return bool(given[switch])
+    return True
 
 
 def _check_sizes(node: fx.Node) -> None:

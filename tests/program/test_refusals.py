@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.ao.quantization.fx._decomposed  # noqa: F401  # registers quantized_decomposed
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.program import capture
@@ -38,6 +39,14 @@ def quantised(x: Tensor) -> Tensor:
     return QUANTISED.dequantize_per_tensor(small, 0.1, 0, -128, 127, torch.int8)
 
 
+def dropping(x: Tensor) -> Tensor:
+    return functional.dropout(x)
+
+
+def noisy(x: Tensor) -> Tensor:
+    return x + torch.randn_like(x)
+
+
 def refusal(model: nn.Module) -> str:
     with pytest.raises(InputError) as error:
         capture(model, (torch.randn(2, 4),))
@@ -51,6 +60,20 @@ def line_of(function: Callable[..., Tensor], offset: int) -> str:
 
 def test_control_flow_on_values_is_refused_with_its_line() -> None:
     assert line_of(branches, 1) in refusal(OneLayer(branches))
+
+
+@pytest.mark.parametrize(("draws", "name"), [(dropping, "dropout"), (noisy, "randn_like")])
+def test_chance_in_eval_mode_is_refused_with_its_line(
+    draws: Callable[[Tensor], Tensor], name: str
+) -> None:
+    said = refusal(OneLayer(draws))
+    assert name in said and "draws by chance" in said and line_of(draws, 1) in said
+
+
+def test_a_dropout_that_is_off_draws_nothing() -> None:
+    capture(OneLayer(nn.Dropout(0.5)).eval(), (torch.randn(2, 4),))
+    attend = lambda x: functional.scaled_dot_product_attention(*[x[:, None]] * 3)[:, 0]  # noqa: E731
+    capture(OneLayer(attend).eval(), (torch.randn(2, 4),))
 
 
 def test_a_quantised_program_is_refused_with_its_first_operator_and_line() -> None:
