@@ -67,7 +67,7 @@ def test_chance_in_eval_mode_is_refused_with_its_line(
     draws: Callable[[Tensor], Tensor], name: str
 ) -> None:
     said = refusal(OneLayer(draws))
-    assert name in said and "draws by chance" in said and line_of(draws, 1) in said
+    assert name in said and "draws by chance" in said and line_of(OneLayer.forward, 1) in said
 
 
 def test_a_dropout_that_is_off_draws_nothing() -> None:
