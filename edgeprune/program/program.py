@@ -226,9 +226,12 @@ def as_tuple(outputs: Any) -> tuple[torch.Tensor, ...]:
 
 
 def parameter_names(module: fx.GraphModule) -> list[str]:
-    """Paths of the trainable tensors that the graph reads."""
-    return [
+    """Paths of the trainable tensors that the graph reads, sorted.
+
+    Not in the graph's order: a program saved and loaded may read its weights in another.
+    """
+    return sorted(
         name
-        for name in tensors_read(module)
-        if isinstance(get_attribute(module, name), torch.nn.Parameter)
-    ]
+        for name, tensor in tensors_read(module).items()
+        if isinstance(tensor, torch.nn.Parameter)
+    )

@@ -169,6 +169,21 @@ def test_a_finished_run_is_taken_from_its_checkpoint(
     assert_bit_equal(again.program, first.program)
 
 
+def test_a_checkpoint_is_of_weights_by_name_not_by_the_order_a_graph_reads_them(
+    slim: Program, dense: Program, tmp_path: Path
+) -> None:
+    module = copy.deepcopy(slim.module)
+    for node in module.graph.find_nodes(op="get_attr"):
+        next(iter(module.graph.nodes)).prepend(node)
+    reordered = dataclasses.replace(slim, module=module)
+    assert list(reordered.tensors) != list(slim.tensors)
+    path = tmp_path / "distil.pt"
+    first = run(slim, dense, 5, checkpoint=path)
+    again = run(reordered, dense, 5, checkpoint=path)
+    assert again.curve == first.curve
+    assert_bit_equal(again.program, first.program)
+
+
 @pytest.mark.parametrize("change", ["program", "setting", "batches", "damage"])
 def test_a_checkpoint_of_another_training_is_ignored(
     slim: Program,
