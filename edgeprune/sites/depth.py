@@ -89,8 +89,7 @@ def find_residuals(module: fx.GraphModule) -> tuple[Residual, ...]:
             stream = _read_by(branch, entry, entries, order)
             nodes = _closed_branch(stream, branch, add, order)
             if nodes and any(_weights(nodes)) and entries.keys().isdisjoint(nodes):
-                name = _name(module, nodes)
-                name = unique_name(name, {other.name for other in found})
+                name = unique_name(_name(module, nodes), {other.name for other in found})
                 found.append(Residual(name, add, entry, branch, nodes))
                 entries[add] = entry
                 break

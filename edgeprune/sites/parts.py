@@ -54,9 +54,8 @@ def width_sites(sites: Sites, residual: Residual) -> tuple[Site, ...]:
     Queries per group follow it; any further site of the sub-layer is taken as one that spans.
     """
     inside = set(residual.nodes)
-    own = {
-        path for path, readers in sites.weight_readers.items() if readers <= inside
-    } - sites.shared
+    readers = sites.weight_readers
+    own = {path for path in readers if readers[path] <= inside} - sites.shared
     found = [
         site
         for site in sites.cuttable

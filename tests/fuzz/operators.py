@@ -15,6 +15,13 @@ def _unary(draft: Draft, compute: Compute, *ranks: int) -> bool:
     return source is not None and draft.add(compute, source)
 
 
+def _spatial(draft: Draft, compute: Compute, least: int = 1, most: int = 64) -> bool:
+    """On a picture whose height is within bounds, so that it can shrink or grow."""
+    source = draft.pick(3)
+    fits = source is not None and least <= draft.shapes[source][1] <= most
+    return fits and draft.add(compute, source)
+
+
 def _conv(draft: Draft, make: Callable[[int], nn.Module | None]) -> bool:
     source = draft.pick(3)
     module = None if source is None else make(draft.shapes[source][0])
@@ -221,26 +228,17 @@ def shuffle(draft: Draft) -> bool:
 
 @op
 def max_pool(draft: Draft) -> bool:
-    source = draft.pick(3)
-    if source is None or draft.shapes[source][1] < 4:
-        return False
-    return draft.add(lambda x: functional.max_pool2d(x, 2), source)
+    return _spatial(draft, lambda x: functional.max_pool2d(x, 2), least=4)
 
 
 @op
 def average_pool(draft: Draft) -> bool:
-    source = draft.pick(3)
-    if source is None or draft.shapes[source][1] < 4:
-        return False
-    return draft.add(lambda x: functional.avg_pool2d(x, 2), source)
+    return _spatial(draft, lambda x: functional.avg_pool2d(x, 2), least=4)
 
 
 @op
 def upsample(draft: Draft) -> bool:
-    source = draft.pick(3)
-    if source is None or draft.shapes[source][1] > 8:
-        return False
-    return draft.add(lambda x: functional.interpolate(x, scale_factor=2.0), source)
+    return _spatial(draft, lambda x: functional.interpolate(x, scale_factor=2.0), most=8)
 
 
 @op

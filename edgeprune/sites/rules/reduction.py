@@ -16,7 +16,7 @@ def reduced(node: fx.Node) -> list[int]:
     """Which dimensions a reduction reduces, counted from 0."""
     rank = len(shape(node.args[0]))
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if given is None or given == []:
+    if given is None or given == [] or isinstance(given, bool):  # a variance's ``unbiased``
         return list(range(rank))
     listed = given if isinstance(given, (list, tuple)) else [given]
     return [dim % rank for dim in listed]

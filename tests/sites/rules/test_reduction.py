@@ -15,6 +15,7 @@ WIDTH = 8
     [
         Do(lambda x: x.std((2, 3), keepdim=True) + x),
         Do(lambda x: x * x.logsumexp((2, 3), keepdim=True)),
+        Do(lambda x: x.std((2, 3), False, True) * x),
         Do(lambda x: x.flatten(2).topk(4, -1).values.unflatten(2, (2, 2))),
         Do(lambda x: x.sort(-1, descending=True).values),
         Do(lambda x: x * x.median(-1, keepdim=True).values),
@@ -44,7 +45,9 @@ def test_channels_that_are_compared_stay(layer: nn.Module) -> None:
     assert any("runs over it" in (site.why_not or "") for site in found.sites)
 
 
-def test_a_spread_over_channels_is_of_what_is_left() -> None:
-    found = found_in(Do(lambda x: x / x.std(1, keepdim=True)), WIDTH, WIDTH)
-    (site,) = (site for site in found.cuttable if site.axis == "channels")
+@pytest.mark.parametrize(
+    "layer", [Do(lambda x: x / x.std(1, keepdim=True)), Do(lambda x: x / x.std(unbiased=False))]
+)
+def test_a_spread_over_channels_is_of_what_is_left(layer: nn.Module) -> None:
+    (site,) = (site for site in found_in(layer, WIDTH, WIDTH).cuttable if site.axis == "channels")
     assert site.inexact is not None and "std" in site.inexact
