@@ -340,11 +340,32 @@ def test_a_share_is_judged_by_the_dense_model_beside_it(search: Search, tmp_path
     assert only.bound_ms == pytest.approx(1.15 * bound_of(search))
     device.asked.clear()
     device.dense_ms = 2.0 * bound_of(search)
-    over, corrected = shared.run().rounds
-    (candidate,) = over.candidates
-    assert corrected.correction.latency == pytest.approx(
-        1.1 * bound_of(search) / candidate.predicted_ms
-    )
+    over, _ = shared.run().rounds
+    assert [c.score for c in over.candidates] == [None]
+
+
+@pytest.mark.usefixtures("one_candidate")
+def test_where_cuts_save_less_than_predicted_one_correction_meets_the_budget(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.search.PASSES", 0)
+    uncut = Plan(search.sites.program.fingerprint)
+    whole = search.table.predict(search.sites, uncut).latency_ms
+    bound = 0.7 * whole
+    wide = replace(search, bounds=replace(search.bounds, latency_ms=bound))
+
+    def took(plan: Plan) -> float:
+        """Two thirds of what the table says is saved."""
+        return whole - 2 / 3 * (whole - wide.table.predict(wide.sites, plan).latency_ms)
+
+    (plain,) = wide.run().rounds[0].candidates
+    closed, device = with_device(wide, tmp_path, took(plain.plan) / bound, 0.95)
+    device.dense_ms = whole
+    over, corrected = closed.run().rounds
+    assert all(c.score is None for c in over.candidates)
+    (again,) = corrected.candidates
+    assert 0.94 * bound <= took(again.plan) <= AIM * bound
+    assert again.predicted_ms <= AIM * bound
 
 
 @pytest.mark.usefixtures("one_candidate")
