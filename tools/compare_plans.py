@@ -144,10 +144,10 @@ def random(bench: Bench, seed: int) -> Plan:
     return brought_to(bench, f"random-{seed}", plan)
 
 
-def brought_to(bench: Bench, name: str, plan: Callable[[float], Plan], low: float = 0.02) -> Plan:
-    """The plan of a one-parameter family nearest to the latency share, by bisection above low."""
+def brought_to(bench: Bench, name: str, plan: Callable[[float], Plan]) -> Plan:
+    """The plan of a one-parameter family that is nearest to the latency share, by bisection."""
     sites = bench.search.sites
-    high = 1.0
+    low, high = 0.02, 1.0
     best: tuple[float, Plan] | None = None
     for _ in range(TRIES):
         middle = (low + high) / 2
