@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeprune.plan import Plan
 from edgeprune.program import capture
 from edgeprune.sites import Sites, find_sites
+from edgeprune.sites.flow import RULES
 from edgeprune.surgery import apply, masked
 from edgeprune.surgery.gates import readers
 
@@ -63,9 +64,11 @@ def test_a_form_that_a_rule_does_not_know_is_frozen_and_told(
     assert "the rule does not know this form" in caplog.text
 
 
-def test_a_rule_that_gives_another_shape_is_not_believed() -> None:
-    found = found_around(lambda x: x * x.var(unbiased=False))
-    assert "no rule for var" in (found.get("neurons").why_not or "")
+def test_a_rule_that_gives_another_shape_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = torch.ops.aten.erf.default
+    monkeypatch.setitem(RULES, wrong, lambda flow, node: flow.of(node.args[0])[1:])
+    found = found_around(torch.erf)
+    assert "no rule for erf" in (found.get("up.neurons").why_not or "")
 
 
 def test_what_the_batch_bounds_stays_bound_by_it() -> None:
