@@ -284,7 +284,12 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit_bytes", "file"), [(500, "sites.json"), (30_000, "refitted"), (1_000_000, "report.html")]
+    ("limit_bytes", "file"),
+    [
+        (500, "sites.json"),
+        pytest.param(30_000, "refitted", marks=pytest.mark.nightly),
+        pytest.param(1_000_000, "report.html", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_build_on_a_full_disk_leaves_nothing_half_written(limit_bytes: int, file: str) -> None:
     task = tiny_task(Path.cwd())

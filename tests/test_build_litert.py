@@ -72,6 +72,7 @@ def test_an_int8_build_for_the_old_runtime_is_refused(task: str, tmp_path: Path)
     assert "wrong without a word" in checks["tflite_runtime"]["note"]
 
 
+@pytest.mark.nightly
 def test_the_same_build_resumes_to_the_same_file(built: tuple[Path, Ended], task: str) -> None:
     before = (built[0] / "model.tflite").read_bytes()
     words = ("build", "--profile", "pixel8", "--runtime", "litert", "--task", task)

@@ -196,6 +196,7 @@ STAGE_FUNCTIONS = (
 )
 
 
+@pytest.mark.nightly
 def test_ctrl_c_in_any_stage_leaves_whole_files_and_the_build_goes_on(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 """Which criteria rank units well, and which beat a random choice? On two networks of a minute each.
 
-- oracle: Spearman's rank correlation with masking one unit at a time, of all 160 channels of a CNN
-  on digits: with how far the outputs move, and with how much the loss grows; then within layers.
+- oracle: Spearman's rank correlation with each of all 160 channels of a CNN on digits gone alone.
+  masked: with how far the outputs move where all else stays; removed: where batch-norm statistics
+  behind it follow, as after surgery; and with how much the loss grows then; and within layers.
 - duplicates: half of the middle layer is copied with 2% noise, half is kept: how many of the
   distinct channels stay.
 - layer: 75% of the middle layer is cut, batch-norm statistics are taken anew, nothing is trained:
@@ -30,11 +31,13 @@ from _digits_cnn import DigitsCnn, accuracy, digits, trained
 from rich.console import Console
 from rich.progress import track
 from scipy.stats import spearmanr
+from torch.func import functional_call
 
 from edgeprune.importance import CRITERIA, Criterion, Evidence
 from edgeprune.importance.evidence import task_loss
 from edgeprune.plan import Plan
 from edgeprune.program import capture
+from edgeprune.program.program import as_tuple
 from edgeprune.recover import reestimate
 from edgeprune.sites import Site, find_sites
 from edgeprune.surgery import apply
@@ -47,7 +50,7 @@ BATCH = 48
 # Of the middle layer, and of the heads.
 KEPT_CHANNELS, KEPT_HEADS = 16, 3
 NOISE = 0.02
-ORACLES = ("outputs", "loss", "outputs, in a layer")
+ORACLES = ("masked", "removed", "removed: loss", "removed, in a layer")
 DISTINCT = "distinct kept %"
 Found = dict[str, dict[str, list[float]]]
 """Criterion -> check -> one number per seed."""
@@ -96,19 +99,19 @@ def widths(evidence: Evidence, axis: str) -> list[Site]:
 
 
 def oracle(found: Found, network: DigitsCnn, seed: int) -> None:
-    """Rank correlations with masking one channel at a time."""
+    """Rank correlations with each channel gone alone."""
     evidence = seeded(of_digits(network), seed)
     sites = widths(evidence, "channels")
-    moved, lost = zip(*(masked_alone(evidence, site) for site in sites), strict=True)
+    masked, moved, lost = zip(*(gone_alone(evidence, site) for site in sites), strict=True)
     for name, criterion in CRITERIA.items():
         if not all(criterion.applies(evidence, site) for site in sites):
             continue
         scores = [criterion.score(evidence, site).double().numpy() for site in sites]
         whole = np.concatenate(scores)
-        note(found, ORACLES[0], {name: spearmanr(whole, np.concatenate(moved)).statistic})
-        note(found, ORACLES[1], {name: spearmanr(whole, np.concatenate(lost)).statistic})
+        for check, truth in zip(ORACLES, (masked, moved, lost), strict=False):
+            note(found, check, {name: spearmanr(whole, np.concatenate(truth)).statistic})
         inside = [spearmanr(s, m).statistic for s, m in zip(scores, moved, strict=True)]
-        note(found, ORACLES[2], {name: np.mean(np.nan_to_num(inside))})  # all equal: no order
+        note(found, ORACLES[-1], {name: np.mean(np.nan_to_num(inside))})  # all equal: no order
 
 
 def seeded(evidence: Evidence, seed: int) -> Evidence:
@@ -116,18 +119,22 @@ def seeded(evidence: Evidence, seed: int) -> Evidence:
     return Evidence(evidence.sites, evidence.batches, seed, evidence.labels)
 
 
-def masked_alone(evidence: Evidence, site: Site) -> tuple[np.ndarray, np.ndarray]:
-    """How far the outputs move, and the loss, without each unit alone: [units] each."""
+def gone_alone(evidence: Evidence, site: Site) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far outputs move with one unit masked, with it removed, and the loss then: [units]."""
     assert evidence.labels is not None
-    moved, lost = [], []
+    path, module = evidence.gated.paths[site.name], evidence.gated.program.module
+    masked, moved, lost = [], [], []
     for unit in range(site.units):
         gate = torch.ones(site.units)
         gate[unit] = 0.0
-        outputs = list(evidence.replay.run({evidence.gated.paths[site.name]: gate}))
+        with torch.no_grad():
+            still = [functional_call(module, {path: gate}, batch) for batch in evidence.batches]
+        masked.append(evidence.moved(map(as_tuple, still)))
+        outputs = list(evidence.replay.run({path: gate}))
         moved.append(evidence.moved(outputs))
         losses = [task_loss(*pair) for pair in zip(outputs, evidence.labels, strict=True)]
         lost.append(float(torch.stack(losses).mean()))
-    return np.array(moved), np.array(lost)
+    return np.array(masked), np.array(moved), np.array(lost)
 
 
 def duplicates(found: Found, network: DigitsCnn, seed: int) -> None:

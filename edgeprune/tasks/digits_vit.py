@@ -155,9 +155,7 @@ def _weights_path() -> Path:
     return cache_dir() / "digits-vit" / f"weights-{key}.pt"
 
 
-def train(
-    network: VisionTransformer, images: Tensor, labels: Tensor, seed: int = SEED
-) -> VisionTransformer:
+def train(network: nn.Module, images: Tensor, labels: Tensor, seed: int = SEED) -> nn.Module:
     """Train by steps, not by seconds, so that slow machines end with the same weights."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)

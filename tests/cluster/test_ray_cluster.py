@@ -107,6 +107,7 @@ def results(out: Path) -> dict[str, str]:
     return {path.name: re.sub('"seconds": [^,]+', "", path.read_text()) for path in files}
 
 
+@pytest.mark.nightly
 def test_a_node_dies_and_the_plan_is_the_one_of_a_single_process(
     cluster: Cluster, task: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_int8_files_stay_close_and_are_smaller(
     assert len(int8.data) < len(fp32.data)
 
 
+@pytest.mark.nightly
 def test_another_process_lowers_to_the_same_bytes(fp32: Lowered, int8: Lowered) -> None:
     assert_same_bytes_elsewhere({OFF: fp32, OFF_INT8: int8})
 

@@ -33,7 +33,14 @@ def run(lowered: Lowered, inputs: tuple[Tensor, ...], lowering: Lowering, folder
     return got
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS, ids=str)
+@pytest.mark.parametrize(
+    "lowering",
+    [
+        each if each.delegate == "auto" else pytest.param(each, marks=pytest.mark.nightly)
+        for each in LOWERINGS
+    ],
+    ids=str,
+)
 def test_an_fp16_file_gives_what_the_module_computes(lowering: Lowering, tmp_path: Path) -> None:
     inputs = encoder_inputs(rows=4)
     lowered = lower_graph(encoder(), encoder_inputs(), lowering)

@@ -87,6 +87,7 @@ def test_a_program_without_linears_can_be_int8(tmp_path: Path) -> None:
     torch.testing.assert_close(got, x.tanh(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_another_process_lowers_to_the_same_bytes(fp32: Lowered, int8: Lowered) -> None:
     assert_same_bytes_elsewhere({FP32: fp32, INT8: int8})
 

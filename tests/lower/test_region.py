@@ -164,6 +164,7 @@ def test_a_stock_runtime_says_which_library_is_missing_and_needs_none_when_off(
     assert loads_in_stock_runtime(off, tmp_path).returncode == 0
 
 
+@pytest.mark.nightly
 def test_two_models_run_in_one_process_and_are_profiled_by_operator(tmp_path: Path) -> None:
     loads = []
     for name, seed in (("one", 0), ("two", 1)):

@@ -129,6 +129,7 @@ def test_the_runtimes_keep_the_tokens_that_the_program_keeps(
     assert all(torch.equal(*pair) for pair in zip(matrices, kept, strict=True))
 
 
+@pytest.mark.nightly
 def test_a_runtime_without_our_delegate_keeps_the_same_tokens(tmp_path: Path) -> None:
     program = with_selections(slim("bert", 7, 3))
     artifact = lower(program, tmp_path / "model.tflite", Lowering(runtime="litert"))
@@ -143,7 +144,13 @@ def test_a_runtime_without_our_delegate_keeps_the_same_tokens(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "lowering",
-    [Lowering("fp16"), Lowering("fp16", "litert"), Lowering("fp16", "litert", "off")],
+    [
+        Lowering("fp16"),
+        *(
+            pytest.param(Lowering("fp16", "litert", delegate), marks=pytest.mark.nightly)
+            for delegate in ("auto", "off")
+        ),
+    ],
     ids=str,
 )
 def test_half_floats_keep_the_same_tokens(lowering: Lowering, tmp_path: Path) -> None:

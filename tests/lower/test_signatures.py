@@ -253,6 +253,7 @@ def test_executorch_is_refused_in_one_sentence(
         lower_signatures(programs, tmp_path / "m.pte", Lowering())
 
 
+@pytest.mark.nightly
 def test_the_command_lowers_checks_and_measures_several(
     slims: dict[str, Program], plan: Plan, programs: dict[str, Program], tmp_path: Path
 ) -> None:

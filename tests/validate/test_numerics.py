@@ -88,6 +88,7 @@ def test_a_file_of_another_program_does_not(
         assert not check_numerics(artifact, device, other, task.calibration()).outputs_agree
 
 
+@pytest.mark.nightly
 def test_int8_agrees_given_the_tokens_it_keeps(
     slim: Program, folder: Path, task: Signs, device: Device
 ) -> None:
