@@ -39,12 +39,12 @@ FILES = (
 
 
 class Block(nn.Module):
-    """A residual sub-layer of neurons on ``[batch, 64]``."""
+    """A residual sub-layer of neurons on ``[batch, 256]``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(64)
-        self.mlp = nn.Sequential(nn.Linear(64, 1024), nn.GELU(), nn.Linear(1024, 64))
+        self.norm = nn.LayerNorm(256)
+        self.mlp = nn.Sequential(nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.norm(x))
@@ -59,7 +59,8 @@ class DigitsPerceptron(DigitsVit):
     def network(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = nn.Sequential(nn.Flatten(), Block(), Block(), nn.Linear(64, 10))
+            ends = nn.Sequential(nn.Flatten(), nn.Linear(64, 256)), nn.Linear(256, 10)
+            network = nn.Sequential(ends[0], Block(), Block(), ends[1])
         return train(network, *self.splits["train"]).eval()
 
     def model(self) -> nn.Module:
