@@ -22,19 +22,22 @@ demo: install
 	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
 
 test: install
-	$(PYTEST) --numprocesses 2 --dist loadgroup -m "not nightly and not alone"
+	$(PYTEST) --numprocesses 3 --dist loadgroup -m "not nightly and not alone"
 	$(PYTEST) -m "alone and not nightly"
 
 # Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed
-	$(PYTEST) tests/on_devices
+	$(PYTEST) -m "not nightly" tests/on_devices
 
 $(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
 	tests/on_devices/install.sh $(DEVICES) $(BIN)/python
 	touch $@
 
-nightly: install
-	$(PYTEST) --numprocesses 2 --dist loadgroup
+# All of both.
+nightly: install $(DEVICES)/.installed
+	$(PYTEST) --numprocesses 2 --dist loadgroup -m "not alone"
+	$(PYTEST) -m alone
+	$(PYTEST) tests/on_devices
 
 lint: install
 	$(BIN)/ruff check .

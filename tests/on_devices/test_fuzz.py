@@ -18,6 +18,7 @@ def clang() -> str:
     return str(max(found, key=lambda path: int(path.name[8:])))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("harness", HARNESSES)
 def test_guided_inputs_lead_nowhere_out_of_bounds(harness: str, tmp_path: Path) -> None:
     program = compiled(harness, fuzzing(clang()))

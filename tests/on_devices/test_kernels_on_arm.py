@@ -37,6 +37,7 @@ def test_shipped_kernels_equal_their_references(cpu: str, emulate: Emulate) -> N
     check(SHIPPED, cpu, emulate)
 
 
+@pytest.mark.nightly
 def test_nothing_in_them_is_undefined(emulate: Emulate) -> None:
     check(WATCHED, "max", emulate)
 
