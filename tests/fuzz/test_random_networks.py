@@ -26,9 +26,11 @@ def test_random_networks_are_cut_right_or_refused(batch: int) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("batch", range(4, 44))
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("batch", range(1, 9))
 def test_two_thousand_random_networks_are_cut_right_or_refused(batch: int) -> None:
-    check(range(batch * BATCH, (batch + 1) * BATCH))
+    # Of fifty, six were refused once: what is rare has to be counted over many.
+    check(range(batch * 5 * BATCH, (batch + 1) * 5 * BATCH))
 
 
 def test_the_generator_draws_at_least_thirty_operators() -> None:
