@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
 
 test: install
-	$(PYTEST) --numprocesses 3 --dist loadgroup -m "not nightly and not alone"
+	$(PYTEST) --numprocesses 2 --dist loadgroup -m "not nightly and not alone"
 	$(PYTEST) -m "alone and not nightly"
 
 # Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.

@@ -52,19 +52,20 @@ def test_predictions_equal_the_module_row_by_row(model: nn.Module, workload: Wor
     assert workers() == []
 
 
-def test_predictions_cost_little_more_than_the_runs_themselves(workload: Workload) -> None:
-    batch = (torch.randn(1000, WIDTH),)
-    with connect("local") as device:
-        run_ms = device.measure_in_turns([workload], rounds=50)["model"].p50_ms
-        with device.predictor(workload.path) as predict:
-            predict(batch)
-            seconds = []
-            for _ in range(3):
-                started = time.perf_counter()
-                predict(batch)
-                seconds.append(time.perf_counter() - started)
-    row_ms = min(seconds) * 1e3 / len(batch[0])
-    assert row_ms - run_ms < 0.2
+def test_the_rows_of_a_batch_are_one_round_trip(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = WorkerProcess.ask
+
+    def noted(self: WorkerProcess, word: str, *rest: Any, **more: Any) -> Any:
+        asked.append(word)
+        return ask(self, word, *rest, **more)
+
+    monkeypatch.setattr(WorkerProcess, "ask", noted)
+    with connect("local") as device, device.predictor(workload.path) as predict:
+        predict((torch.randn(local.ROWS, WIDTH),))
+    assert asked == ["load", "run"]
 
 
 def test_a_model_with_two_outputs_predicts_both(tmp_path: Path) -> None:
