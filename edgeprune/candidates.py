@@ -16,7 +16,7 @@ from edgeprune.validate.verdict import Turn
 
 @dataclass(frozen=True)
 class Correction:
-    """Measured over predicted cost, as known so far."""
+    """What a cost near its bound is, over what the table says; as known so far."""
 
     latency: float = 1.0
     memory: float = 1.0
