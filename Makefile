@@ -33,7 +33,7 @@ $(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
 	tests/on_devices/install.sh $(DEVICES) $(BIN)/python
 	touch $@
 
-# All of both.
+# Every test there is, those of `make test-devices` too: root, on Debian.
 nightly: install $(DEVICES)/.installed
 	$(PYTEST) --numprocesses 2 --dist loadgroup -m "not alone"
 	$(PYTEST) -m alone

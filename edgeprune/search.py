@@ -36,8 +36,8 @@ AIM = 0.98
 WITHIN = 0.99
 # Plans that take less than this share of what was predicted were cut for nothing.
 CLOSE = 0.9
-# One correction asks for no less than this part of what was asked for.
-FARTHEST = 2
+# One correction asks the table for no less than this part of what the plan before it said.
+LEAST_LEFT = 0.5
 # Single-site damages do not add up across axes, so plans are also solved for with an axis'
 # damage up to halved or doubled, and further in a direction that scores better, so many times.
 AXIS_FACTORS = (0.5, 0.7, 1.4, 2.0)
@@ -186,15 +186,15 @@ class Search:
         over = any(c.score is None for c in missed)
         limit = found.bound_ms and (WITHIN * found.bound_ms if over else 0.0)
         costs = [self.table.predict(self.sites, c.plan) for c in missed]
-        slow = [
-            self._slower(found, cost.latency_ms, c.measured_ms) / known.latency
+        factors = [
+            self._latency_factor(found, cost.latency_ms, c.measured_ms) / known.latency
             for c, cost in zip(missed, costs, strict=True)
             if limit is not None and c.measured_ms and c.measured_ms > limit
         ]
         memory = [cost.peak_memory_mb * MB_PER_MIB * known.memory for cost in costs]
         sizes = [cost.size_mb * MB_PER_MIB * known.size for cost in costs]
         off = Correction(
-            statistics.median(slow) if slow else 1.0,
+            statistics.median(factors) if factors else 1.0,
             _off([c.peak_memory_mb for c in missed], memory, bounds.peak_memory_mb),
             _off([c.size_mb for c in missed], sizes, bounds.size_mb),
         )
@@ -207,7 +207,7 @@ class Search:
             known.latency * off.latency, known.memory * off.memory, known.size * off.size
         )
 
-    def _slower(self, found: Round, said_ms: float, measured_ms: float) -> float:
+    def _latency_factor(self, found: Round, said_ms: float, measured_ms: float) -> float:
         """The factor on the table with which a plan like this one meets the latency bound.
 
         On the straight line through the dense model, predicted and measured, and the plan: a
@@ -224,7 +224,7 @@ class Search:
             return measured_ms / said_ms * asked / bound
         said, took, wanted = said_ms / whole, measured_ms / dense_ms, AIM * bound / dense_ms
         along = 1 - (1 - wanted) * (1 - said) / (1 - took)
-        return AIM * asked / (max(along, said / FARTHEST) * whole)
+        return AIM * asked / (max(along, LEAST_LEFT * said) * whole)
 
     def _round(
         self,
