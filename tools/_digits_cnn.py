@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,6 +11,8 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+
+from edgeprune.program import Program
 
 CHANNELS = (32, 64, 64)
 TRAINING = 1200
@@ -20,15 +23,15 @@ STEPS = 300
 class DigitsCnn(nn.Module):
     """Images [batch, 1, 8, 8] to class scores [batch, 10]."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: Sequence[int] = CHANNELS) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = 1
-        for number, channels in enumerate(CHANNELS):
-            layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False)]
-            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        for number, wider in enumerate(channels):
+            layers += [nn.Conv2d(width, wider, 3, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(wider), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if number == 1 else []
-            width = channels
+            width = wider
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, 10)
 
@@ -58,23 +61,42 @@ def digits() -> Digits:
     return Digits(images, labels, test_images, test_labels)
 
 
-def trained(seed: int, steps: int = STEPS) -> DigitsCnn:
-    """The network after ``steps`` batches of 64, in eval mode."""
+def untrained(seed: int) -> DigitsCnn:
+    """The network as it starts, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = DigitsCnn()
+        return DigitsCnn().eval()
+
+
+def trained(seed: int, steps: int = STEPS) -> DigitsCnn:
+    """The network after ``steps`` batches of 64, in eval mode."""
+    return train(untrained(seed), seed, steps)
+
+
+def train(network: DigitsCnn, seed: int, steps: int = STEPS, images: int = TRAINING) -> DigitsCnn:
+    """The network itself, trained on the first ``images``; in eval mode."""
+    network.train()
     generator = torch.Generator().manual_seed(seed)
     data = digits()
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     pace = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
     for _ in range(steps):
-        rows = torch.randint(len(data.images), (BATCH,), generator=generator)
+        rows = torch.randint(images, (BATCH,), generator=generator)
         loss = nn.functional.cross_entropy(network(data.images[rows]), data.labels[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         pace.step()
     return network.eval()
+
+
+def narrower(program: Program) -> DigitsCnn:
+    """A cut program as a network of fewer channels that can be trained."""
+    weights = program.tensors
+    convolutions = [each for each in weights.values() if each.dim() == 4]
+    network = DigitsCnn([len(each) for each in convolutions])
+    network.load_state_dict(weights, strict=False)
+    return network
 
 
 def accuracy(model: nn.Module) -> float:
