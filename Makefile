@@ -5,6 +5,7 @@ STAMP := .venv/.installed
 DEVICES := build/devices
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
+BY_TWO := --numprocesses 2 --dist loadgroup
 
 .PHONY: install demo test test-devices nightly lint wheel
 
@@ -22,12 +23,12 @@ demo: install
 	$(BIN)/edgeprune build --profile host --task minilm-20news --budget latency=60% --out build/minilm
 
 test: install
-	$(PYTEST) --numprocesses 2 --dist loadgroup -m "not nightly and not alone"
+	$(PYTEST) $(BY_TWO) -m "not nightly and not alone"
 	$(PYTEST) -m "alone and not nightly"
 
 # Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed
-	$(PYTEST) -m "not nightly" tests/on_devices
+	$(PYTEST) $(BY_TWO) -m "not nightly" tests/on_devices
 
 $(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
 	tests/on_devices/install.sh $(DEVICES) $(BIN)/python
@@ -35,9 +36,9 @@ $(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
 
 # Every test there is, those of `make test-devices` too: root, on Debian.
 nightly: install $(DEVICES)/.installed
-	$(PYTEST) --numprocesses 2 --dist loadgroup -m "not alone"
+	$(PYTEST) $(BY_TWO) -m "not alone"
 	$(PYTEST) -m alone
-	$(PYTEST) tests/on_devices
+	$(PYTEST) $(BY_TWO) tests/on_devices
 
 lint: install
 	$(BIN)/ruff check .

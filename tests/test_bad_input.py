@@ -131,7 +131,10 @@ def test_a_missing_or_raising_task_file_is_named() -> None:
     assert "Did you mean" in refused_build("--task", "digit-vit")
 
 
-@pytest.mark.parametrize("method", ["model", "example_inputs", "calibration", "evaluate"])
+@pytest.mark.parametrize(
+    "method",
+    ["model", "example_inputs", "calibration", pytest.param("evaluate", marks=pytest.mark.nightly)],
+)
 def test_a_task_whose_method_raises_is_named_with_its_line(method: str) -> None:
     text = Path(tiny_task(Path.cwd())).read_text()
     start = text.index(f"def {method}(self")

@@ -24,6 +24,9 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.program import capture
 from edgeprune.task import load_task
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("cli")
+
 COMMANDS = (
     *("build", "inspect", "plan", "apply", "lower", "validate", "measure", "profiles"),
     *("devices", "kernels", "report", "doctor", "tables", "criteria", "audit", "export-hf"),
@@ -251,6 +254,7 @@ def test_another_plan_in_a_finished_folder_takes_its_conclusions_away(
     assert not {"verdict.json", "report.html", "resolved.toml"} & set(files_in(out))
 
 
+@pytest.mark.nightly
 def test_a_saved_model_and_its_inputs_are_enough(task: str, tmp_path: Path) -> None:
     tiny = load_task(task)
     program = capture(tiny.model(), tiny.example_inputs(), input_names=("x",))

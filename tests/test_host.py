@@ -50,6 +50,7 @@ def test_the_host_profile_is_measured_and_plausible(cache: Path) -> None:
     assert profile.ram_mb > 500
 
 
+@pytest.mark.nightly
 def test_another_processor_is_measured_afresh(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host.probe_host()
     monkeypatch.setattr(host, "cpu_model", lambda: "another processor")
@@ -83,6 +84,7 @@ def test_an_int8_peak_without_a_fast_product_is_called_estimated(
     assert (gops, note.origin) == (80.0, "estimated")
 
 
+@pytest.mark.nightly
 def test_measuring_anew_replaces_what_was_remembered(cache: Path) -> None:
     load_profile("host")
     (file,) = (cache / "profiles").glob("host-*.toml")

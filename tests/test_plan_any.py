@@ -30,7 +30,11 @@ def planned(task: Pictures, folder: Path) -> tuple[Sites, SearchResult]:
     return find_sites(captured(task.kind)), found
 
 
-@pytest.mark.parametrize("task", [Pictures(), StagedPictures()], ids=["DS-CNN", "ResNet"])
+@pytest.mark.parametrize(
+    "task",
+    [Pictures(), pytest.param(StagedPictures(), marks=pytest.mark.nightly)],
+    ids=["DS-CNN", "ResNet"],
+)
 def test_a_budget_gives_a_plan_of_spanning_widths_that_costs_as_promised(
     task: Pictures, tmp_path: Path
 ) -> None:

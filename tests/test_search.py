@@ -15,6 +15,7 @@ from models import inputs, model, program
 from searches import estimated_search
 from torch import nn
 
+import edgeprune.search
 from edgeprune.budget import AbsoluteBudget
 from edgeprune.candidates import Candidate, SearchResult
 from edgeprune.devices import DeviceState, Measurement, Workload
@@ -27,10 +28,14 @@ from edgeprune.profile import Multiples
 from edgeprune.program.program import as_tuple
 from edgeprune.recover import distil, refit
 from edgeprune.search import AIM, Search
+from edgeprune.sites import Sites
 from edgeprune.solve import Problem
 from edgeprune.task import Batch, Predict, Score, Task
 from edgeprune.trial import Trial
 from edgeprune.validate.timing import MB_PER_MIB
+
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("search")
 
 STATE = DeviceState("made up", "none", "none", None, (), None, (0,), 1, {})
 
@@ -115,6 +120,27 @@ def with_device(search: Search, folder: Path, *ratios: float) -> tuple[Search, S
     device = ScriptedDevice(*(ratio * bound_of(search) for ratio in ratios))
     dense = folder / "dense.pte"
     return replace(search, device=device, dense=dense, folder=folder), device  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[tuple[str, Lowering], bytes]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _each_plan_is_lowered_once(
+    made: dict[tuple[str, Lowering], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes seconds, and most tests begin with the same plan."""
+    lowered = edgeprune.search._lowered
+
+    def once(sites: Sites, lowering: Lowering, plan: Plan) -> bytes:
+        key = (plan.hash, lowering)
+        if key not in made:
+            made[key] = lowered(sites, lowering, plan)
+        return made[key]
+
+    monkeypatch.setattr("edgeprune.search._lowered", once)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from torch import fx
 from edgeprune.program.attention import join_attention
 from edgeprune.program.graph import (
     ATEN,
+    Memo,
     ancestors,
     annotate,
     calls,
@@ -43,10 +44,11 @@ CONSTANT = "constant_"
 
 def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> None:
     """Bring ``module`` to canonical form in place. Running it again changes nothing."""
+    memo = Memo()
     inline_wrappers(module)
     drop_checks(module)
     free_views(module)
-    annotate(module, example_inputs)
+    annotate(module, example_inputs, memo)
     write_sizes_out(module, example_inputs)
     drop_empty_parts(module)
     drop_no_ops(module)
@@ -57,17 +59,17 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     write_fillings_out(module)
     fold_constants(module)
     write_repeats_out(module)
-    annotate(module, example_inputs)
+    annotate(module, example_inputs, memo)
     join_attention(module, example_inputs)
     repeat_shared_heads(module)
     give_attention_heads(module)
-    annotate(module, example_inputs)
+    annotate(module, example_inputs, memo)
     make_masks_additive(module)
     add_to_stream(module)
     share_constants(module)
     part_shared_biases(module)
     drop_unread(module)
-    annotate(module, example_inputs)
+    annotate(module, example_inputs, memo)
 
 
 def inline_wrappers(module: fx.GraphModule) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -106,30 +106,63 @@ def is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (int, torch.SymInt))
 
 
-def annotate(module: fx.GraphModule, example_inputs: Iterable[torch.Tensor]) -> None:
+class Memo:
+    """What calls gave before: between two annotations of a graph most of it is as it was.
+
+    Attributes:
+        mode: of all the fake tensors.
+        calls: (target, arguments) -> result, and the arguments, whose ids are in the key.
+    """
+
+    def __init__(self) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.calls: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+
+def annotate(
+    module: fx.GraphModule, example_inputs: Iterable[torch.Tensor], memo: Memo | None = None
+) -> None:
     """Record every node's shape and dtype at the example batch in ``meta['val']``."""
-    for node, found in fake_values(module, example_inputs).items():
+    for node, found in fake_values(module, example_inputs, memo).items():
         node.meta["val"] = found
 
 
 def fake_values(
-    module: fx.GraphModule, example_inputs: Iterable[torch.Tensor]
+    module: fx.GraphModule, example_inputs: Iterable[torch.Tensor], memo: Memo | None = None
 ) -> dict[fx.Node, Any]:
     """What every node computes for these inputs, as shapes and dtypes without numbers."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    known = memo or Memo()
     found: dict[fx.Node, Any] = {}
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if isinstance(result, torch.Tensor) and not isinstance(result, FakeTensor):
-                result = mode.from_tensor(result)
+                result = known.mode.from_tensor(result)
             found[n] = result
             return result
 
-    with mode:
-        Recorder(module).run(*(mode.from_tensor(each) for each in example_inputs))
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            key = (target, _frozen(args), _frozen(kwargs))
+            if key not in known.calls:
+                result = super().call_function(target, args, kwargs)
+                known.calls[key] = (result, (args, kwargs))
+            return known.calls[key][0]
+
+    with known.mode:
+        Recorder(module).run(*(known.mode.from_tensor(each) for each in example_inputs))
     return found
+
+
+def _frozen(value: Any) -> Any:
+    """A key for an argument: tensors by who they are, numbers by type too, for 1 is not 1.0."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        return tuple((name, _frozen(each)) for name, each in value.items())
+    if isinstance(value, (torch.Tensor, torch.nn.Module)) or not isinstance(value, Hashable):
+        return id(value)
+    return type(value), value
 
 
 def one_more(inputs: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -20,6 +20,9 @@ from edgeprune.devices.runtimes import RUNTIMES, runtime_of
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower import Lowering, Precision, lower_graph
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("litert_worker")
+
 
 @pytest.fixture(scope="module")
 def workload(files: dict[str, Workload]) -> Workload:
@@ -142,7 +145,7 @@ def test_our_delegate_runs_the_composites_of_a_file(tmp_path: Path) -> None:
     assert "libedgeprune_litert.so" in maps
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.nightly), "int8"])
 def test_a_profile_has_each_of_our_operators_and_what_xnnpack_does_beside_them(
     precision: Precision, tmp_path: Path
 ) -> None:

@@ -36,6 +36,9 @@ from edgeprune.devices.process import WorkerProcess
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower import Lowering, lower_graph
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("local")
+
 
 @pytest.fixture(scope="module")
 def workload(files: dict[str, Workload]) -> Workload:
@@ -294,7 +297,9 @@ getattr(worker.Worker(io.StringIO(), 1), sys.argv[1])(*sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("runtime", ["executorch", "litert"])
+@pytest.mark.parametrize(
+    "runtime", ["executorch", pytest.param("litert", marks=pytest.mark.nightly)]
+)
 def test_our_library_is_neither_timed_nor_weighed_with_the_first_file(
     runtime: str, tmp_path: Path
 ) -> None:

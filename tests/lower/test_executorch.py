@@ -26,6 +26,9 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.lower import Lowered, Lowering, lower_graph, write_delegation
 from edgeprune.lower.partition import regions
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("executorch")
+
 OFF, OFF_INT8 = Lowering(delegate="off"), Lowering("int8", delegate="off")
 
 
@@ -68,7 +71,7 @@ def test_another_process_lowers_to_the_same_bytes(fp32: Lowered, int8: Lowered) 
     assert_same_bytes_elsewhere({OFF: fp32, OFF_INT8: int8})
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.nightly)])
 def test_only_layer_norms_part_the_delegate(precision: str, request: pytest.FixtureRequest) -> None:
     rows = request.getfixturevalue(precision).delegation
     norms = sum(row.op == "aten.native_layer_norm.default" for row in rows)

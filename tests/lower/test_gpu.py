@@ -40,6 +40,7 @@ def test_a_small_network_is_lowered_whole(accelerator: str) -> None:
     assert lowered.estimate is None and lowered.portable is None
 
 
+@pytest.mark.nightly
 def test_work_that_a_gpu_leaves_to_the_cpu_is_a_fallback() -> None:
     class Longer(nn.Module):
         """A transposed convolution over one axis, which Vulkan has no shader for."""

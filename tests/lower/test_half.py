@@ -36,7 +36,7 @@ def run(lowered: Lowered, inputs: tuple[Tensor, ...], lowering: Lowering, folder
 @pytest.mark.parametrize(
     "lowering",
     [
-        each if each.delegate == "auto" else pytest.param(each, marks=pytest.mark.nightly)
+        each if each == Lowering("fp16") else pytest.param(each, marks=pytest.mark.nightly)
         for each in LOWERINGS
     ],
     ids=str,

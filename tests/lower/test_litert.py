@@ -14,6 +14,9 @@ from edgeprune.devices import connect
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower import Lowered, Lowering, lower_graph
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("litert")
+
 FP32, INT8 = (Lowering(precision, "litert", "off") for precision in ("fp32", "int8"))  # type: ignore[arg-type]
 
 

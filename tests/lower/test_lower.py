@@ -32,7 +32,10 @@ def program() -> Program:
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision",
+    [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("fp32", "fp16")), "int8"],
+)
 def test_an_artifact_describes_the_file_it_comes_with(
     program: Program, precision: str, tmp_path: Path
 ) -> None:

@@ -68,7 +68,9 @@ def test_attention_in_the_runtime_is_what_the_module_computes(case: str, tmp_pat
     torch.testing.assert_close(got, module(*inputs), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("real", [0, 1, 4, T])
+@pytest.mark.parametrize(
+    "real", [0, 4, *(pytest.param(each, marks=pytest.mark.nightly) for each in (1, T))]
+)
 def test_padding_at_the_end_changes_nothing(real: int, tmp_path: Path) -> None:
     module, _ = CASES["key mask"]
     x, mask = torch.randn(1, T, 16), torch.zeros(1, 1, 1, T)
@@ -179,7 +181,9 @@ def test_two_models_run_in_one_process_and_are_profiled_by_operator(tmp_path: Pa
     assert rows["layer_norm", "edgeprune"].calls == 5
 
 
-@pytest.mark.parametrize("place", [0, 4, 8, 60, 200, 900])
+@pytest.mark.parametrize(
+    "place", [0, 60, *(pytest.param(each, marks=pytest.mark.nightly) for each in (4, 8, 200, 900))]
+)
 def test_a_damaged_region_is_refused(place: int, tmp_path: Path) -> None:
     data = bytearray(lower_graph(encoder(), encoder_inputs(), INT8).data)
     start = data.index(b"EPRG")

@@ -53,7 +53,7 @@ def counted(graph: GraphModule) -> Counter[str]:
     return Counter(str(node.target).split(".")[1] for node in graph.graph.nodes if is_ours(node))
 
 
-BY_DAY = ("bert", "grouped")
+BY_DAY = ("grouped",)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ from edgeprune.devices.transport import Stream
 from edgeprune.errors import DeviceError, EdgepruneError, LostError
 from edgeprune.lower import Lowering, lower_graph
 
+# There is one sshd and one adbd.
+pytestmark = pytest.mark.xdist_group("servers")
+
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 DEVICES = ("ssh", "adb")
 HEAD = """# What may fail on the way to a device

@@ -23,6 +23,9 @@ from edgeprune.errors import DeviceError, InputError
 from edgeprune.lower import Lowering, lower_graph
 from edgeprune.profile import read_profile
 
+# There is one sshd and one adbd.
+pytestmark = pytest.mark.xdist_group("servers")
+
 LOWERINGS = {"vit": Lowering("fp32"), "bert": Lowering("int8", "litert")}
 # XNNPACK adds up in another order on every processor.
 TOLERANCE = 2e-5

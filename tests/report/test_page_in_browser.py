@@ -82,8 +82,11 @@ def drawn(dom: str, plot: str) -> bool:
     ("report", "plots"),
     [
         (sample(), ("front", "measured", "operators", "recovery")),
-        (sample(48), ("front", "measured", "operators", "recovery")),
-        (not_measured(), ("front", "recovery")),
+        pytest.param(
+            *(sample(48), ("front", "measured", "operators", "recovery")),
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(not_measured(), ("front", "recovery"), marks=pytest.mark.nightly),
         (bare(), ()),
     ],
     ids=("measured", "48 layers", "not measured", "bare"),

@@ -133,6 +133,7 @@ def test_whole_numbers_are_narrowed_to_what_the_file_takes(bundle: Bundle, tmp_p
     assert "1099511627776 does not fit the model's int32" in ended.stderr.splitlines()[-1]
 
 
+@pytest.mark.nightly
 def test_a_signature_is_chosen_by_its_name(bundle: Bundle, tmp_path: Path) -> None:
     fused, path = model("fused"), tmp_path / "model.tflite"
     batches = {name: noise(2, size, 8, seed=1) for name, size in (("long", 12), ("short", 6))}

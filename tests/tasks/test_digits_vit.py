@@ -15,6 +15,9 @@ from edgeprune.task import Batch, check_task
 from edgeprune.tasks import digits_vit
 from edgeprune.tasks.digits_vit import DigitsVit
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("digits")
+
 
 def test_the_trained_network_reads_at_least_94_of_100_digits(
     digits: DigitsVit, digits_model: nn.Module

@@ -19,6 +19,9 @@ from edgeprune.task import Batch
 from edgeprune.validate import check_numerics
 from edgeprune.validate.numerics import compare
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("validate")
+
 
 def nearly_tied(program: Program, gap: float = 1e-5) -> Program:
     """The program with first-layer queries near zero: every token receives like attention."""
