@@ -28,7 +28,8 @@ test: install
 
 # Arm processors, without one: emulated; sshd and adbd. Installs Debian packages, so it must be root.
 test-devices: install $(DEVICES)/.installed
-	$(PYTEST) $(BY_TWO) -m "not nightly" tests/on_devices
+	$(PYTEST) $(BY_TWO) -m "not nightly and not alone" tests/on_devices
+	$(PYTEST) -m "alone and not nightly" tests/on_devices
 
 $(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
 	tests/on_devices/install.sh $(DEVICES) $(BIN)/python
@@ -38,7 +39,8 @@ $(DEVICES)/.installed: tests/on_devices/install.sh pyproject.toml | install
 nightly: install $(DEVICES)/.installed
 	$(PYTEST) $(BY_TWO) -m "not alone"
 	$(PYTEST) -m alone
-	$(PYTEST) $(BY_TWO) tests/on_devices
+	$(PYTEST) $(BY_TWO) -m "not alone" tests/on_devices
+	$(PYTEST) -m alone tests/on_devices
 
 lint: install
 	$(BIN)/ruff check .

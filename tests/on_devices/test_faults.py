@@ -29,8 +29,8 @@ from edgeprune.devices.transport import Stream
 from edgeprune.errors import DeviceError, EdgepruneError, LostError
 from edgeprune.lower import Lowering, lower_graph
 
-# There is one sshd and one adbd.
-pytestmark = pytest.mark.xdist_group("servers")
+# There is one sshd and one adbd, and what a fault leaves must be gone in seconds.
+pytestmark = pytest.mark.alone
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 DEVICES = ("ssh", "adb")

@@ -23,8 +23,8 @@ from edgeprune.errors import DeviceError, InputError
 from edgeprune.lower import Lowering, lower_graph
 from edgeprune.profile import read_profile
 
-# There is one sshd and one adbd.
-pytestmark = pytest.mark.xdist_group("servers")
+# There is one sshd and one adbd, and what a fault leaves must be gone in seconds.
+pytestmark = pytest.mark.alone
 
 LOWERINGS = {"vit": Lowering("fp32"), "bert": Lowering("int8", "litert")}
 # XNNPACK adds up in another order on every processor.
