@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeprune.cost.blocks import Block, sizes_of
+from edgeprune.cost.blocks import Block, overhead_tokens, sizes_of
 from edgeprune.cost.table import Line, line_at
 
 Size = tuple[int, int]
@@ -48,19 +48,20 @@ class Doubt:
 
 
 def first_sizes(block: Block, tokens: Sequence[int] | None) -> list[Size]:
-    """Where sampling starts: the two lines coarsely, and the rectangle inside.
+    """Where sampling starts: the two lines coarsely, the rectangle inside, and what is fitted to.
 
     Args:
         tokens: token counts that plans will use; by default an even spread.
     """
     lines = _lines(block, tokens)
     inside = set(sizes_of(block, tokens)).difference(*lines)
+    beside_one = {(block.units, count) for count in overhead_tokens(block)}
     coarse = {
         min(line, key=lambda size: abs(_place(block, size) - share))
         for line in lines
         for share in FIRST_SHARES
     }
-    return sorted(inside | coarse)
+    return sorted(inside | coarse | beside_one)
 
 
 def doubts(blocks: Sequence[Block], tokens: Sequence[int] | None, ratios: Ratios) -> list[Doubt]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from cost_models import TOKENS, encoder
 
-from edgeprune.cost.blocks import Block, find_blocks, sizes_of
+from edgeprune.cost.blocks import Block, find_blocks, overhead_tokens, sizes_of
 from edgeprune.cost.sampling import (
     Doubt,
     Size,
@@ -64,6 +65,15 @@ def test_where_costs_are_straight_the_first_sizes_are_enough(blocks: tuple[Block
     assert expected == pytest.approx(0.0, abs=1e-6)
     assert set(ratios) == {(b.name, size) for b in blocks for size in first_sizes(b, COUNTS)}
     assert len(ratios) < sum(len(sizes_of(b, COUNTS)) for b in blocks) / 2
+
+
+@pytest.mark.parametrize("counts", [None, (24, 48, 80, 128), range(1, 129)])
+def test_what_the_overhead_is_fitted_to_is_measured_first(
+    blocks: tuple[Block, ...], counts: Sequence[int] | None
+) -> None:
+    for block in (replace(each, tokens=128) for each in blocks):
+        chains = {(block.units, tokens) for tokens in overhead_tokens(block)}
+        assert chains <= set(first_sizes(block, counts))
 
 
 def test_where_costs_step_more_is_measured_until_the_stated_error(
