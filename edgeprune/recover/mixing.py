@@ -17,33 +17,27 @@ BATCH = 32
 CELLS = 4
 
 
-def grid_mixed(
-    images: Tensor, *, batch: int = BATCH, cells: int = CELLS, seed: int = 0
-) -> Iterator[tuple[Tensor]]:
+def grid_mixed(images: Tensor, *, batch: int = BATCH, seed: int = 0) -> Iterator[tuple[Tensor]]:
     """Endless batches for ``train_batches()``, the same from the start in every run.
 
     Args:
         images: [n, channels, height, width], n at least 2.
         batch: mixed images in each.
-        cells: of the grid, along each side.
 
     Raises:
-        InputError: no images of such a shape, or fewer pixels than cells along a side.
+        InputError: no images of such a shape, or fewer pixels than ``CELLS`` along a side.
     """
-    if images.dim() != 4 or len(images) < 2 or min(images.shape[2:]) < cells:
+    if images.dim() != 4 or len(images) < 2 or min(images.shape[2:]) < CELLS:
         raise InputError(
             f"grid_mixed: got images of shape {tuple(images.shape)}, wanted [n, channels, height, "
-            f"width] of at least 2 images and {cells} x {cells} pixels. Give fewer cells to "
-            "smaller images."
+            f"width] of at least 2 images and {CELLS} x {CELLS} pixels. Give more, or larger ones."
         )
-    return _mixed(images, batch, cells, torch.Generator().manual_seed(seed))
+    return _mixed(images, batch, torch.Generator().manual_seed(seed))
 
 
-def _mixed(
-    images: Tensor, batch: int, cells: int, random: torch.Generator
-) -> Iterator[tuple[Tensor]]:
-    rows, columns = (torch.arange(side) * cells // side for side in images.shape[2:])
+def _mixed(images: Tensor, batch: int, random: torch.Generator) -> Iterator[tuple[Tensor]]:
+    rows, columns = (torch.arange(side) * CELLS // side for side in images.shape[2:])
     while True:
         one, two = images[torch.randint(len(images), (2, batch), generator=random)]
-        first = torch.rand(batch, 1, cells, cells, generator=random) < 0.5
+        first = torch.rand(batch, 1, CELLS, CELLS, generator=random) < 0.5
         yield (torch.where(first[:, :, rows][..., columns], one, two),)

@@ -21,12 +21,15 @@ FEW, SEEDS, STEPS = 50, 3, 400
 
 def test_every_cell_of_a_mixed_image_is_one_of_two_images() -> None:
     images = torch.arange(3.0)[:, None, None, None].expand(3, 2, 7, 10)
-    (mixed,) = next(grid_mixed(images, batch=64, cells=3))
+    (mixed,) = next(grid_mixed(images, batch=64))
     assert mixed.shape == (64, 2, 7, 10)
     assert all(len(image.unique()) <= 2 for image in mixed)
     assert {float(value) for value in mixed.unique()} == {0.0, 1.0, 2.0}
-    rows, columns = torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.tensor([0] * 4 + [1] * 3 + [2] * 3)
-    corners = mixed[:, :, [0, 3, 5]][..., [0, 4, 7]]
+    rows, columns = (
+        torch.tensor([0, 0, 1, 1, 2, 2, 3]),
+        torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3, 3]),
+    )
+    corners = mixed[:, :, [0, 2, 4, 6]][..., [0, 3, 5, 8]]
     assert torch.equal(mixed, corners[:, :, rows][..., columns])
     assert any(len(image.unique()) == 2 for image in mixed)
 
