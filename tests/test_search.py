@@ -402,6 +402,28 @@ def test_where_cuts_save_less_than_predicted_one_correction_meets_the_budget(
 
 
 @pytest.mark.usefixtures("one_candidate")
+def test_a_table_off_by_two_fifths_is_corrected_until_plans_are_within_budget(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.search.PASSES", 0)
+    true = search.table
+    wrong = replace(true, scale=0.6 * true.scale, fixed_ms=0.6 * true.fixed_ms)
+    whole = true.predict(search.sites, Plan(search.sites.program.fingerprint)).latency_ms
+    bound = 0.55 * whole
+    tight = replace(search, table=wrong, bounds=replace(search.bounds, latency_ms=bound))
+    (plain,) = tight.run().rounds[0].candidates
+    took = true.predict(search.sites, plain.plan).latency_ms
+    closed, device = with_device(tight, tmp_path, took / bound, 0.95)
+    device.dense_ms = whole
+    first, second = closed.run().rounds
+    assert first.correction.latency == 1.0 and all(c.score is None for c in first.candidates)
+    assert second.correction.latency == pytest.approx(1 / 0.6, rel=0.01)
+    (again,) = second.candidates
+    assert true.predict(search.sites, again.plan).latency_ms <= bound
+    assert again.score is not None
+
+
+@pytest.mark.usefixtures("one_candidate")
 def test_a_plan_that_never_fits_is_reported_after_the_last_round(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
