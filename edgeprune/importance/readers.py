@@ -214,8 +214,12 @@ def augmented(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def regularised(gram: Tensor) -> Tensor:
-    """The Gram matrix with a small ridge, the constant feature left as it is."""
-    ridge = torch.full((len(gram),), RIDGE * float(gram.diagonal()[:-1].mean()), dtype=gram.dtype)
+    """The Gram matrix with a small ridge, the constant feature left as it is.
+
+    A layer whose units are all dead showed nothing but zeros: any ridge makes that invertible.
+    """
+    mean = float(gram.diagonal()[:-1].mean()) or 1.0
+    ridge = torch.full((len(gram),), RIDGE * mean, dtype=gram.dtype)
     ridge[-1] = 1e-12 * float(gram[-1, -1])
     return gram + torch.diag(ridge)
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 from torch import fx
 
-from edgeprune.program.graph import ATEN, MASKED, ancestors, get_attribute, is_call, value
+from edgeprune.program.graph import ATEN, MASKED, ancestors, get_attribute, is_call, is_size, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import Flow, describe
@@ -93,23 +93,29 @@ class _Uses:
 
     Attributes:
         found: in graph order.
-        after: node -> which of them can be reached from it, as the bits of a number.
+        after: node -> which of them have fewer tokens to read after a selection there, as the bits
+            of a number: what can be reached, and what else is computed anew for it, such as how
+            many tokens a mask leaves.
     """
 
     def __init__(self, flow: Flow, tokens: Dim) -> None:
         self.found: list[_Use] = []
         self.after: dict[fx.Node, int] = {}
-        own: dict[fx.Node, int] = {}
+        anew: dict[fx.Node, int] = {}
         nodes = list(flow.program.module.graph.nodes)
         for node in nodes:
+            anew[node] = 0
             use = _use(flow, node, tokens)
             if use is not None:
-                own[node] = 1 << len(self.found)
+                anew[node] = 1 << len(self.found)
                 self.found.append(use)
+            if not _selectable(flow, node, tokens):
+                for source in node.all_input_nodes:
+                    anew[node] |= anew[source]
         for node in reversed(nodes):
             reached = 0
             for user in node.users:
-                reached |= own.get(user, 0) | self.after[user]
+                reached |= anew[user] | self.after[user]
             self.after[node] = reached
 
     def follow(self, start: fx.Node) -> tuple[set[int], str | None]:
@@ -127,7 +133,7 @@ class _Uses:
 def _use(flow: Flow, node: fx.Node, tokens: Dim) -> _Use | None:
     """How a node uses the tokens up; None where it hands them on or has none."""
     carried = [n for n in node.all_input_nodes if _carries(flow, n, tokens)]
-    if not carried:
+    if not carried or is_size(node):  # the batch's
         return None
     if node.op == "output":
         return _Use(why_not="the tokens are an output of the model")
@@ -144,6 +150,14 @@ def _use(flow: Flow, node: fx.Node, tokens: Dim) -> _Use | None:
     if not is_call(node, *CONSUMERS):
         return _Use(why_not=f"{describe(node)} reads tokens by their place")
     return None
+
+
+def _selectable(flow: Flow, node: fx.Node, tokens: Dim) -> bool:
+    """Whether the kept tokens are taken from it, so that it need not be computed anew."""
+    kind = value(node)
+    real = kind is not None and kind.is_floating_point()
+    given = real or node.op in ("placeholder", "get_attr")
+    return given and any(dim.root is tokens for dim in _dims(flow, node))
 
 
 def _shared_table(flow: Flow, node: fx.Node) -> bool:

@@ -19,7 +19,8 @@ class Draft:
     Attributes:
         module: the copy.
         sites: of the original program.
-        origin: node of the copy -> (original node, tokens that are left at this place).
+        origin: node of the copy -> (original node, tokens that are left at this place, and the
+            batch where it is fixed).
         kept: atom -> units that stay.
         stands_for: residual sum -> what stands in its place further on.
     """
@@ -70,14 +71,14 @@ class Draft:
         return self.sites.flow.of(origin[0]) if origin else ()
 
     def sizes(self, node: fx.Node) -> tuple[int | None, ...]:
-        """The node's new shape; None for the dimension that carries the batch."""
+        """The node's new shape; None for the dimension that carries a batch of any size."""
         original, tokens = self.origin[node]
         return tuple(self._size(dim, tokens) for dim in self.sites.flow.of(original))
 
     def _size(self, dim: Dim, tokens: dict[Dim, int]) -> int | None:
-        if dim.contains(self.sites.flow.batch):
+        batch, found = self.sites.flow.batch.root, dim.root
+        if batch not in tokens and found.contains(batch):
             return None
-        found = dim.root
         if found in tokens:
             return tokens[found]
         if found.kind == "leaf" or not any(found.contains(each) for each in tokens):

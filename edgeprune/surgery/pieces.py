@@ -9,14 +9,22 @@ sub-layers reads what it reads, and gives what is read outside of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from edgeprune.program.graph import ATEN, ancestors, drop_unread, get_attribute, is_call, value
+from edgeprune.program.graph import (
+    ATEN,
+    ancestors,
+    drop_unread,
+    get_attribute,
+    is_call,
+    is_size,
+    value,
+)
 from edgeprune.sites import Sites
-from edgeprune.sites.atoms import Dim
+from edgeprune.sites.atoms import Dim, size_of
 from edgeprune.sites.depth import Residual
 from edgeprune.sites.flow import literals_for
 from edgeprune.sites.parts import Part
@@ -88,7 +96,9 @@ class _Extraction:
         self.graph = draft.module.graph
         self.tokens = tokens
         self.removed = removed
+        # New sizes: of the batch, which may be a factor of others, and of the tokens.
         self.size: dict[Dim, int] = {}
+        self._resize(None)
         self.inputs: dict[fx.Node, fx.Node] = {}
         self.examples: list[torch.Tensor] = []
 
@@ -115,9 +125,9 @@ class _Extraction:
         drop_unread(self.draft.module)
         return Piece(self.draft.module, tuple(self.examples), tuple(self.inputs))
 
-    def _resize(self, residual: Residual) -> None:
-        dim = token_dim(self.draft.sites, residual)
-        self.size = {} if dim is None else {dim: self.tokens}
+    def _resize(self, residual: Residual | None) -> None:
+        dim = residual and token_dim(self.draft.sites, residual)
+        self.size = {self.draft.sites.flow.batch.root: 1} | ({dim: self.tokens} if dim else {})
 
     def _link(self, residual: Residual, stream: fx.Node) -> fx.Node:
         """Let one sub-layer read ``stream``; returns what it hands on."""
@@ -137,8 +147,8 @@ class _Extraction:
             for source in node.all_input_nodes:
                 if source in given:
                     copy.replace_input_with(copies[source], given[source])
-                elif is_call(source, ATEN.sym_size):
-                    self._fix_batch(copy, copies[source])
+                elif is_size(source):
+                    self._fix_size(copy, source)
                 elif source not in inside and not self._belongs(source):
                     copy.replace_input_with(copies[source], self._input(source))
             recompute = literals_for(node)
@@ -155,7 +165,8 @@ class _Extraction:
             made.meta = dict(node.meta)
             self.inputs[node] = made
             self.draft.origin[made] = (node, self.size)
-            self.examples.append(_example(node, [n or 1 for n in self.draft.sizes(made)]))
+            sizes = self.draft.sizes(made)
+            self.examples.append(_example(node, [n for n in sizes if n is not None]))  # none is
         return self.inputs[node]
 
     def _belongs(self, node: fx.Node) -> bool:
@@ -163,8 +174,16 @@ class _Extraction:
         dims = self.draft.sites.flow.of(node)
         return node.op == "get_attr" and not any(d.contains(t) for d in dims for t in self.size)
 
-    def _fix_batch(self, copy: fx.Node, size: fx.Node) -> None:
-        copy.args = fx.map_arg(copy.args, lambda n: 1 if n is size else n)
+    def _fix_size(self, copy: fx.Node, size: fx.Node) -> None:
+        """Let it read a number in place of one that is computed from the batch."""
+        computed = self.draft.copies[size]
+        copy.args = fx.map_arg(copy.args, lambda n: self._number(size) if n is computed else n)
+
+    def _number(self, size: fx.Node) -> Any:
+        if is_call(size, ATEN.sym_size):
+            tensor, axis = size.args
+            return size_of(self.draft.sites.flow.of(tensor)[axis], self.size)
+        return size.target(*fx.map_arg(size.args, self._number))  # type: ignore[operator]
 
 
 def _example(node: fx.Node, shape: list[int]) -> torch.Tensor:

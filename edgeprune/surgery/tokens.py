@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from edgeprune.plan import Plan
-from edgeprune.program.graph import ATEN, ancestors, get_attribute, is_call, shape, value
+from edgeprune.program.graph import ATEN, ancestors, get_attribute, is_call, is_size, shape, value
 from edgeprune.sites.atoms import Dim
 from edgeprune.sites.length import TokenStream
 from edgeprune.sites.rules.reduction import reduced
@@ -114,7 +114,8 @@ class _TokenCut:
         """Whether anything that ``node`` is computed from carries the tokens."""
         if node not in self.depends:
             carries = any(dim.contains(self.tokens) for dim in self.draft.dims(node))
-            self.depends[node] = carries or any(map(self._depends, node.all_input_nodes))
+            counts = carries or any(map(self._depends, node.all_input_nodes))
+            self.depends[node] = counts and not is_size(node)  # the batch's
         return self.depends[node]
 
     def _recomputed(self, node: fx.Node, stage: int) -> fx.Node:

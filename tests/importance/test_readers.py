@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeprune.importance import Evidence
 from edgeprune.importance.obs import removal_errors, removal_order
-from edgeprune.importance.readers import augmented, gram_of, reader_of, refitted
+from edgeprune.importance.readers import augmented, gram_of, reader_of, refitted, regularised
 from edgeprune.program import capture
 from edgeprune.sites import find_sites
 
@@ -52,6 +52,15 @@ def test_directions_without_data_keep_their_weights() -> None:
     columns = torch.arange(1, INPUTS)
     found = refitted(augmented(weight, None), gram_of(x), columns, constant=False)
     torch.testing.assert_close(found[:, 2].float(), weight[:, 3])
+
+
+def test_units_that_never_fire_are_ranked_and_refitted() -> None:
+    gram = gram_of(torch.zeros(ROWS, INPUTS))
+    weight = augmented(noise(OUTPUTS, INPUTS, seed=4), None)
+    every = torch.arange(INPUTS)
+    assert sorted(removal_order(weight, regularised(gram), every[:, None]).tolist()) == [*every]
+    found = refitted(weight, gram, every[1:], constant=False)
+    torch.testing.assert_close(found, weight[:, 1:-1])
 
 
 def test_removal_errors_are_least_squares_residuals(features: Tensor) -> None:

@@ -32,6 +32,7 @@ from edgeprune.plan import Plan, check_plan
 from edgeprune.program import capture
 from edgeprune.sites import Site, Sites, find_sites
 from edgeprune.surgery import apply
+from edgeprune.surgery.selections import with_selections
 
 
 def summary(found: Sites) -> dict[str, tuple[str, int]]:
@@ -283,6 +284,7 @@ class ReadsTokens(nn.Module):
         self.flat = nn.Linear(TOKENS * WIDTH, 4)
 
     def forward(self, x: Tensor) -> Tensor:
+        given = x
         for layer in self.layers:  # type: ignore[union-attr]
             x = layer(x)
         if self.reader == "convolution":
@@ -291,6 +293,8 @@ class ReadsTokens(nn.Module):
             return x[:, 1:5].sum(1)
         if self.reader == "number":
             return x[:, 3]
+        if self.reader == "beside":
+            return x.mean(1) + given.index_select(1, torch.tensor([4, 0])).sum(1)
         if self.reader == "flatten":
             return self.flat(x.flatten(1))
         return x
@@ -303,6 +307,7 @@ class ReadsTokens(nn.Module):
         ("slice", r"reads some tokens by their place"),
         ("number", r"select .* reads tokens by their place"),
         ("flatten", r"reads tokens by their place"),
+        ("beside", r"index_select .* reads tokens by their place"),
         ("output", r"the tokens are an output of the model"),
     ],
 )
@@ -312,6 +317,21 @@ def test_tokens_that_are_read_by_place_cannot_be_dropped(reader: str, why_not: s
     assert len(streams) == 2
     for site in streams:
         assert re.search(why_not, site.why_not or ""), site.why_not
+
+
+def test_what_is_pooled_beside_the_layers_is_pooled_from_the_kept_tokens() -> None:
+    class Beside(ReadsTokens):
+        """Pools what comes in too, and adds zeros that have the batch's size."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            pooled = torch.cat([x.mean(1), x.new_zeros(x.shape[0], 1)], 1)
+            return torch.cat([super().forward(x).mean(1), pooled], 1)
+
+    found = find_sites(capture(Beside("none").eval(), (noise(3, TOKENS, WIDTH, seed=0),)))
+    plan = Plan(found.program.fingerprint, tokens={"layers.0.tokens": 3})
+    x = noise(4, TOKENS, WIDTH, seed=1)
+    outputs, kept = with_selections(apply(found.program, plan, found))(x)
+    torch.testing.assert_close(outputs[:, WIDTH:-1], (kept @ x).mean(1))
 
 
 def test_layers_that_share_their_weights_have_token_sites_of_their_own() -> None:

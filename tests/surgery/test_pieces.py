@@ -37,6 +37,22 @@ class LastToken(nn.Module):
         return hidden[:, -1]
 
 
+class Windows(nn.Module):
+    """Four windows of four tokens: mixed inside a sub-layer, and around one, next to the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.up, self.down = nn.Linear(48, 48), nn.Linear(48, 64), nn.Linear(64, 48)
+        self.norm1, self.norm2 = nn.LayerNorm(48), nn.LayerNorm(48)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        windows = self.norm1(x).view(x.shape[0] * 4, 4, 48)
+        x = x + self.mix(windows.softmax(1) * windows).view(x.shape[0], 16, 48)
+        y = x.view(x.shape[0] * 4, 4, 48)
+        y = y + self.down(self.up(self.norm2(y)).relu())
+        return y.view(x.shape[0], 16, 48)
+
+
 def vit() -> Program:
     torch.manual_seed(0)
     return capture(VisionTransformer(depth=2).eval(), (torch.rand(2, 1, 8, 8),))
@@ -45,6 +61,11 @@ def vit() -> Program:
 def llama() -> Program:
     torch.manual_seed(0)
     return capture(LastToken().eval(), (torch.randint(0, 50, (2, 12)),))
+
+
+def windows() -> Program:
+    torch.manual_seed(0)
+    return capture(Windows().eval(), (torch.randn(2, 16, 48),))
 
 
 @pytest.fixture(scope="module", params=[vit, llama], ids=["vit", "llama"])
@@ -60,6 +81,7 @@ def inside(program: Program, node: torch.fx.Node) -> torch.Tensor:
     return found
 
 
+@pytest.mark.parametrize("sites", [vit, llama, windows], indirect=True)
 def test_a_whole_piece_computes_what_the_sub_layer_does_inside_the_program(sites: Sites) -> None:
     for residual in sites.residuals:
         size = token_dim(sites, residual)

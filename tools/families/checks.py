@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgeprune.build import plan as plan_of_task
 from edgeprune.devices.runtimes import RUNTIMES
 from edgeprune.lower import lower
 from edgeprune.lower.lowering import Lowering
@@ -20,6 +21,7 @@ from edgeprune.program.graph import ATEN, is_call
 from edgeprune.program.program import as_tuple
 from edgeprune.sites import Site, Sites
 from edgeprune.surgery import apply, masked
+from edgeprune.task import Batch, Predict, Score, Task
 from families.family import Family
 
 MATRICES = (
@@ -68,6 +70,32 @@ def _uniform(sites: Sites, share: float) -> Plan:
         if site.kind == "width"
     }
     return Plan(sites.program.fingerprint, kept)
+
+
+class _Noise(Task):
+    """A family as a user brings it, its data drawn at random."""
+
+    def __init__(self, family: Family) -> None:
+        self.name, self._family = family.name, family
+
+    def model(self) -> nn.Module:
+        return self._family.build()
+
+    def example_inputs(self) -> Batch:
+        return self._family.draw(2, 0)
+
+    def calibration(self) -> Iterable[Batch]:
+        return [self._family.draw(16, seed) for seed in (1, 2)]
+
+    def evaluate(self, predict: Predict) -> Score:
+        return 0.0
+
+
+def solved_plan(family: Family) -> Plan:
+    """What a user gets at 60% of the latency: damages measured on noise, costs estimated."""
+    asked = {"profile": "pixel8", "budget": "latency=60%", "precision": "fp32"}
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        return plan_of_task(_Noise(family), out=Path(folder), **asked).plan
 
 
 def flops(program: Program, inputs: tuple[Tensor, ...]) -> int:
