@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from random_networks import Network
@@ -25,7 +26,8 @@ class Case:
     Attributes:
         seed: of network and plan.
         refused: why nothing was cut, in short; None when something was.
-        error: relative difference between cut and masked.
+        error: relative difference between cut and masked; infinite where a shorter program, with
+            one length cut, gives no finite numbers.
         ops: drawn for the network.
     """
 
@@ -45,10 +47,13 @@ def run_case(seed: int) -> Case:
         if not plan.kept:
             return Case(seed, reason(sites), 0.0, network.names)
         slim = apply(sites.program, plan, sites)
+        shorter = apply(sites.program, shorter_plan(sites, random.Random(seed)), sites)
     except InputError as error:
         return Case(seed, str(error)[:60], 0.0, network.names)
     given = (network.draw(3, seed + 1),)
     with torch.no_grad():
+        if not all(bool(each.isfinite().all()) for each in as_tuple(shorter(*given))):
+            return Case(seed, None, math.inf, network.names)
         pairs = zip(as_tuple(slim(*given)), as_tuple(masked(sites, plan)(*given)), strict=True)
         errors = [
             float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
@@ -67,6 +72,21 @@ def exact_plan(sites: Sites, draw: random.Random) -> Plan:
         elif site.axis == "sublayer" and draw.random() < 0.2:
             kept[site.name] = ()
     return Plan(sites.program.fingerprint, kept)
+
+
+def shorter_plan(sites: Sites, draw: random.Random) -> Plan:
+    """One length, rank or stream of tokens made smaller, where there is one."""
+    whole = Plan(sites.program.fingerprint)
+    chosen = [s for s in sites.sites if s.why_not is None and s.kind in ("length", "rank")]
+    if not chosen:
+        return whole
+    site = draw.choice(chosen)
+    if site.axis == "tokens":
+        left = draw.randint(max(1, len(site.pinned)), site.units - 1)
+        return replace(whole, tokens={site.name: left})
+    if site.kind == "rank":
+        return replace(whole, rank={site.name: max(1, site.units // 4)})
+    return replace(whole, length={site.name: site.units - site.step})
 
 
 def reason(sites: Sites) -> str:
