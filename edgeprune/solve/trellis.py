@@ -15,6 +15,9 @@ from edgeprune.solve.problem import TOLERANCE, Block, BoolArray, FloatArray, Pro
 ROUNDS = 60
 FIRST_ZOOM = 8.0
 LAST_ZOOM = 1.002
+# Of what is paid for the room: more than its sums are off by. Where a plan fills the room to the
+# last bit, that error, times a price that climbs, would pass for a bound.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +145,8 @@ def best_prices(trellis: Trellis, room: FloatArray) -> tuple[FloatArray, float]:
         factors = zoom ** np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
         grid = np.stack(np.meshgrid(*np.outer(center, factors)), axis=-1)
         prices = grid.reshape(-1, len(center))
-        duals = look_ahead(trellis, prices).before[:, 0, 0] - prices @ room
+        lengths, paid = look_ahead(trellis, prices).before[:, 0, 0], prices @ room
+        duals = lengths - paid - ROUNDING * np.abs(paid)
         top = int(duals.argmax())
         climbed = duals[top] > best + TOLERANCE * abs(best) or best == -np.inf
         moved = climbed and not np.allclose(prices[top], center, rtol=1e-12, atol=0)

@@ -9,7 +9,7 @@ sub-layers reads what it reads, and gives what is read outside of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx
@@ -165,8 +165,8 @@ class _Extraction:
             made.meta = dict(node.meta)
             self.inputs[node] = made
             self.draft.origin[made] = (node, self.size)
-            sizes = self.draft.sizes(made)
-            self.examples.append(_example(node, [n for n in sizes if n is not None]))  # none is
+            sizes = cast(tuple[int, ...], self.draft.sizes(made))  # the batch has one, so all have
+            self.examples.append(_example(node, sizes))
         return self.inputs[node]
 
     def _belongs(self, node: fx.Node) -> bool:
@@ -186,7 +186,7 @@ class _Extraction:
         return size.target(*fx.map_arg(size.args, self._number))  # type: ignore[operator]
 
 
-def _example(node: fx.Node, shape: list[int]) -> torch.Tensor:
+def _example(node: fx.Node, shape: tuple[int, ...]) -> torch.Tensor:
     """Values that behave like the program's: a mask that hides nothing, numbers around 0."""
     found = value(node)
     assert found is not None

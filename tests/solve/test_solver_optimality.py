@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 from enumerated import Priced, every_plan, front_of, least_damage, random_bounds, random_problem
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgeprune.errors import InfeasibleError
@@ -100,6 +100,10 @@ def test_the_mixed_integer_program_alone_equals_enumeration(
     assert outcome.bound_damage == pytest.approx(best, abs=1e-6)
 
 
+# Its one plan fills the room to the last bit.
+@example(
+    problem=random_problem(66157, blocks=1, options=1, levels=1), seed=1, names=("latency_ms",)
+)
 @few
 @given(problem=problems, seed=st.integers(0, 2**32), names=st.sampled_from(SEVERAL))
 def test_shrinking_never_loses_the_optimum(

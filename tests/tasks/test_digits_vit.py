@@ -47,8 +47,8 @@ def test_training_is_seeded_and_its_weights_are_cached(
     assert all(torch.equal(states[0][name], again[name]) for name in again)
 
 
-def test_no_image_is_in_two_splits(digits: DigitsVit) -> None:
-    images = [split_images for split_images, _ in digits.splits.values()]
+def test_no_image_is_in_two_splits() -> None:
+    images = [split_images for split_images, _ in DigitsVit().splits.values()]
     assert [len(each) for each in images] == [240, 240, 360, 957]
     together = torch.cat(images).flatten(1)
     assert len(together.unique(dim=0)) == len(together)
