@@ -194,9 +194,9 @@ def page(found: Sequence[Coverage]) -> str:
         "to the largest output. **-**: masking does not say, because a normalisation runs over the "
         "axis, or a length, a rank, ids or a layer with its norms goes; the engine's tests compare "
         "those otherwise. **half**: all widths at once, at half of the operations. **solved**: "
-        "what `edgeprune plan --profile pixel8 --budget latency=60%` chooses, costs estimated, "
-        "damage measured on noise; where it drops tokens too, only its widths are compared with "
-        "masking.",
+        "what `edgeprune plan --profile pixel8 --precision fp32 --budget latency=60%` chooses, "
+        "costs estimated, damage measured on noise; where it drops tokens too, only its widths are "
+        "compared with masking.",
         "",
         _line(HEADINGS),
         _line(["---"] * len(HEADINGS)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -75,6 +75,14 @@ def hides_pairs(flow: Flow, stream: TokenStream) -> bool:
     )
 
 
+def selectable(node: fx.Node, dims: Iterable[Dim], tokens: Dim) -> bool:
+    """Whether the kept tokens are taken from a node, so that it need not be computed anew."""
+    found = value(node)
+    given = node.op in ("placeholder", "get_attr")
+    real = found is not None and found.is_floating_point()
+    return (real or given) and any(dim.root is tokens for dim in dims)
+
+
 def _name(residual: Residual, taken: set[str]) -> str:
     """``<layer>.tokens``, made unique: layers may share their weights."""
     return unique_name(f"{residual.layer}.tokens" if residual.layer else "tokens", taken)
@@ -109,7 +117,7 @@ class _Uses:
             if use is not None:
                 anew[node] = 1 << len(self.found)
                 self.found.append(use)
-            if not _selectable(flow, node, tokens):
+            if not selectable(node, _dims(flow, node), tokens):
                 for source in node.all_input_nodes:
                     anew[node] |= anew[source]
         for node in reversed(nodes):
@@ -150,14 +158,6 @@ def _use(flow: Flow, node: fx.Node, tokens: Dim) -> _Use | None:
     if not is_call(node, *CONSUMERS):
         return _Use(why_not=f"{describe(node)} reads tokens by their place")
     return None
-
-
-def _selectable(flow: Flow, node: fx.Node, tokens: Dim) -> bool:
-    """Whether the kept tokens are taken from it, so that it need not be computed anew."""
-    kind = value(node)
-    real = kind is not None and kind.is_floating_point()
-    given = real or node.op in ("placeholder", "get_attr")
-    return given and any(dim.root is tokens for dim in _dims(flow, node))
 
 
 def _shared_table(flow: Flow, node: fx.Node) -> bool:

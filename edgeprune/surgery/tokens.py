@@ -19,7 +19,7 @@ from torch import fx
 from edgeprune.plan import Plan
 from edgeprune.program.graph import ATEN, ancestors, get_attribute, is_call, is_size, shape, value
 from edgeprune.sites.atoms import Dim
-from edgeprune.sites.length import TokenStream
+from edgeprune.sites.length import TokenStream, selectable
 from edgeprune.sites.rules.reduction import reduced
 from edgeprune.surgery.draft import Draft, is_float
 from edgeprune.surgery.merging import Merge
@@ -133,16 +133,17 @@ class _TokenCut:
 
     def _gathered(self, node: fx.Node, stage: int) -> fx.Node | None:
         """The kept tokens of a tensor that has them as a dimension; None if it must be redone."""
-        axes = [i for i, dim in enumerate(self.draft.dims(node)) if dim.root is self.tokens]
-        if not axes or not (is_float(node) or node.op in ("placeholder", "get_attr")):
+        dims = self.draft.dims(node)
+        if not selectable(node, dims, self.tokens):
             return None
         source = self._renew(node, stage - 1) if stage > 1 else node
         made_by = self.stages[stage - 1]
         matrix = made_by.matrix if _is_activation(node) else made_by.selection
         emit = self.draft.emit
         result = source if is_float(node) else emit(ATEN.to.dtype, source, self._dtype(stage))
-        for axis in axes:
-            result = self._gather(result, axis - len(shape(node)), len(shape(node)), matrix)
+        for axis, dim in enumerate(dims):
+            if dim.root is self.tokens:
+                result = self._gather(result, axis - len(dims), len(dims), matrix)
         if not is_float(node):
             kind = value(node)
             assert kind is not None
