@@ -141,7 +141,7 @@ class _Uses:
 def _use(flow: Flow, node: fx.Node, tokens: Dim) -> _Use | None:
     """How a node uses the tokens up; None where it hands them on or has none."""
     carried = [n for n in node.all_input_nodes if _carries(flow, n, tokens)]
-    if not carried or is_size(node):  # the batch's
+    if not carried or is_size(node):  # counts examples, no tokens
         return None
     if node.op == "output":
         return _Use(why_not="the tokens are an output of the model")

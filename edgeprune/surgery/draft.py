@@ -19,8 +19,8 @@ class Draft:
     Attributes:
         module: the copy.
         sites: of the original program.
-        origin: node of the copy -> (original node, tokens that are left at this place, and the
-            batch where it is fixed).
+        origin: node of the copy -> (original node, sizes fixed at this place: of the tokens that
+            are left, and of the batch in a piece).
         kept: atom -> units that stay.
         stands_for: residual sum -> what stands in its place further on.
     """
@@ -72,18 +72,18 @@ class Draft:
 
     def sizes(self, node: fx.Node) -> tuple[int | None, ...]:
         """The node's new shape; None for the dimension that carries a batch of any size."""
-        original, tokens = self.origin[node]
-        return tuple(self._size(dim, tokens) for dim in self.sites.flow.of(original))
+        original, fixed = self.origin[node]
+        return tuple(self._size(dim, fixed) for dim in self.sites.flow.of(original))
 
-    def _size(self, dim: Dim, tokens: dict[Dim, int]) -> int | None:
+    def _size(self, dim: Dim, fixed: dict[Dim, int]) -> int | None:
         batch, found = self.sites.flow.batch.root, dim.root
-        if batch not in tokens and found.contains(batch):
+        if batch not in fixed and found.contains(batch):
             return None
-        if found in tokens:
-            return tokens[found]
-        if found.kind == "leaf" or not any(found.contains(each) for each in tokens):
+        if found in fixed:
+            return fixed[found]
+        if found.kind == "leaf" or not any(found.contains(each) for each in fixed):
             return len(positions(found, self.kept))
-        sizes = [self._size(part, tokens) for part in found.parts]
+        sizes = [self._size(part, fixed) for part in found.parts]
         total = 1 if found.kind == "product" else 0
         for size in sizes:
             assert size is not None

@@ -96,9 +96,9 @@ class _Extraction:
         self.graph = draft.module.graph
         self.tokens = tokens
         self.removed = removed
-        # New sizes: of the batch, which may be a factor of others, and of the tokens.
-        self.size: dict[Dim, int] = {}
-        self._resize(None)
+        # Of the batch, which may be a factor of other dimensions, and of a stream's tokens.
+        self.one_example: dict[Dim, int] = {draft.sites.flow.batch.root: 1}
+        self.size = self.one_example
         self.inputs: dict[fx.Node, fx.Node] = {}
         self.examples: list[torch.Tensor] = []
 
@@ -125,9 +125,9 @@ class _Extraction:
         drop_unread(self.draft.module)
         return Piece(self.draft.module, tuple(self.examples), tuple(self.inputs))
 
-    def _resize(self, residual: Residual | None) -> None:
-        dim = residual and token_dim(self.draft.sites, residual)
-        self.size = {self.draft.sites.flow.batch.root: 1} | ({dim: self.tokens} if dim else {})
+    def _resize(self, residual: Residual) -> None:
+        dim = token_dim(self.draft.sites, residual)
+        self.size = self.one_example | ({} if dim is None else {dim: self.tokens})
 
     def _link(self, residual: Residual, stream: fx.Node) -> fx.Node:
         """Let one sub-layer read ``stream``; returns what it hands on."""

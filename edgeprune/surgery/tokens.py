@@ -114,8 +114,8 @@ class _TokenCut:
         """Whether anything that ``node`` is computed from carries the tokens."""
         if node not in self.depends:
             carries = any(dim.contains(self.tokens) for dim in self.draft.dims(node))
-            counts = carries or any(map(self._depends, node.all_input_nodes))
-            self.depends[node] = counts and not is_size(node)  # the batch's
+            made_of_them = carries or any(map(self._depends, node.all_input_nodes))
+            self.depends[node] = made_of_them and not is_size(node)  # counts examples, no tokens
         return self.depends[node]
 
     def _recomputed(self, node: fx.Node, stage: int) -> fx.Node:
