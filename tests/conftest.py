@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from edgeprune import console
@@ -19,6 +20,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("EDGEPRUNE_CACHE", str(config.rootpath / ".pytest_cache" / "edgeprune"))
     # Started in the background by a shell, tests ignore Ctrl-C, and so would all they start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test draws the same numbers whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

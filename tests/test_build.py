@@ -128,6 +128,7 @@ def test_the_same_build_again_resumes_and_gives_the_same_file(
     assert {s["name"] for s in report["stages"] if s["resumed"]} >= {"score", "solve", "recover"}
 
 
+@pytest.mark.nightly
 def test_a_table_off_by_two_fifths_is_corrected_and_every_round_is_told(
     built: BuildResult,
     task: DigitsVit,

@@ -11,7 +11,7 @@ import torch
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.lower.delegation import DelegationRow
-from edgeprune.lower.quiet import collector_paused, graphs_forgotten, quiet
+from edgeprune.lower.quiet import collector_paused, compiled_when_called, graphs_forgotten, quiet
 from edgeprune.registry import Registry
 from edgeprune.versions import COMMON, versions
 
@@ -311,7 +311,13 @@ def compiling(lowering: Lowering) -> Iterator[None]:
     """
     lowering.check_packages()
     try:
-        with quiet(), graphs_forgotten(), collector_paused(), torch.no_grad():
+        with (
+            quiet(),
+            collector_paused(),
+            compiled_when_called(),
+            graphs_forgotten(),
+            torch.no_grad(),
+        ):
             yield
     except EdgepruneError:
         raise

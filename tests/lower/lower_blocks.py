@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeprune.lower import Lowered, Lowering
+from edgeprune.lower import Lowered, Lowering, lower_graph
 
 TOKENS, WIDTH, HEADS = 12, 32, 4
 
@@ -68,6 +69,12 @@ def encoder_inputs(rows: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
     mask = torch.ones(rows, TOKENS, dtype=torch.int64)
     mask[:, TOKENS - 3 :] = 0
     return ids, mask
+
+
+@functools.cache
+def lowered_encoder(lowering: Lowering) -> Lowered:
+    """The encoder for one example, lowered once: it takes seconds."""
+    return lower_graph(encoder(), encoder_inputs(), lowering)
 
 
 def assert_same_bytes_elsewhere(here: dict[Lowering, Lowered]) -> None:

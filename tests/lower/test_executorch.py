@@ -16,6 +16,7 @@ from lower_blocks import (
     assert_same_bytes_elsewhere,
     encoder,
     encoder_inputs,
+    lowered_encoder,
 )
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -26,20 +27,20 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.lower import Lowered, Lowering, lower_graph, write_delegation
 from edgeprune.lower.partition import regions
 
-# Their common fixtures are made once.
-pytestmark = pytest.mark.xdist_group("executorch")
+# Files of the encoder are lowered once.
+pytestmark = pytest.mark.xdist_group("encoder")
 
 OFF, OFF_INT8 = Lowering(delegate="off"), Lowering("int8", delegate="off")
 
 
 @pytest.fixture(scope="module")
 def fp32() -> Lowered:
-    return lower_graph(encoder(), encoder_inputs(), OFF)
+    return lowered_encoder(OFF)
 
 
 @pytest.fixture(scope="module")
 def int8() -> Lowered:
-    return lower_graph(encoder(), encoder_inputs(), OFF_INT8)
+    return lowered_encoder(OFF_INT8)
 
 
 def outputs(lowered: Lowered, folder: Path) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lower_blocks import TOKENS, encoder, encoder_inputs
+from lower_blocks import TOKENS, encoder, encoder_inputs, lowered_encoder
 from torch import Tensor, nn
 
 from edgeprune.devices import connect
@@ -15,6 +15,9 @@ from edgeprune.lower import Lowered, Lowering, lower_graph
 from edgeprune.lower.half import LARGEST, to_half
 from edgeprune.lower.prepare import prepare
 from edgeprune.validate.numerics import MAX_ERROR
+
+# Files of the encoder are lowered once.
+pytestmark = pytest.mark.xdist_group("encoder")
 
 LOWERINGS = (
     Lowering("fp16"),
@@ -43,18 +46,18 @@ def run(lowered: Lowered, inputs: tuple[Tensor, ...], lowering: Lowering, folder
 )
 def test_an_fp16_file_gives_what_the_module_computes(lowering: Lowering, tmp_path: Path) -> None:
     inputs = encoder_inputs(rows=4)
-    lowered = lower_graph(encoder(), encoder_inputs(), lowering)
+    lowered = lowered_encoder(lowering)
     assert [each.dtype for each in lowered.outputs] == [torch.float32]
     got, wanted = run(lowered, inputs, lowering, tmp_path), encoder()(*inputs)
     assert got.dtype == torch.float32
     assert (got - wanted).abs().max() <= MAX_ERROR["fp16"] * wanted.abs().max()
-    assert not torch.equal(
-        got, run(lower_graph(encoder(), encoder_inputs(), Lowering()), inputs, Lowering(), tmp_path)
-    ), "nothing was rounded to half"
+    assert not torch.equal(got, run(lowered_encoder(Lowering()), inputs, Lowering(), tmp_path)), (
+        "nothing was rounded to half"
+    )
 
 
 def test_attention_and_layer_norms_take_half_floats_in_our_delegate() -> None:
-    rows = lower_graph(encoder(), encoder_inputs(), Lowering("fp16")).delegation
+    rows = lowered_encoder(Lowering("fp16")).delegation
     ours = Counter(row.op for row in rows if row.delegate == "edgeprune")
     assert ours == {"edgeprune.add_layer_norm.default": 5, "edgeprune.slim_attention.default": 2}
 
@@ -73,7 +76,7 @@ def test_weights_take_half_the_bytes(runtime: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("lowering", LOWERINGS[:2], ids=str)
 def test_padding_changes_nothing(lowering: Lowering, tmp_path: Path) -> None:
-    lowered = lower_graph(encoder(), encoder_inputs(), lowering)
+    lowered = lowered_encoder(lowering)
     ids, mask = encoder_inputs()
     other = torch.where(mask == 1, ids, 49 - ids)
     one, two = (run(lowered, (each, mask), lowering, tmp_path) for each in (ids, other))

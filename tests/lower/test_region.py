@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lower_blocks import encoder, encoder_inputs
+from lower_blocks import encoder, encoder_inputs, lowered_encoder
 from test_attention import CASES, T
 from test_slim import INT8, PreNorm
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from edgeprune.devices import Workload, connect
 from edgeprune.errors import InputError
 from edgeprune.lower import Lowered, Lowering, lower_graph
 from edgeprune.lower.region import plan_memory
+
+# Files of the encoder are lowered once.
+pytestmark = pytest.mark.xdist_group("encoder")
 
 OFF = Lowering("int8", delegate="off")
 
@@ -81,7 +84,7 @@ def test_padding_at_the_end_changes_nothing(real: int, tmp_path: Path) -> None:
 
 
 def test_an_int8_encoder_is_one_region(tmp_path: Path) -> None:
-    lowered = lower_graph(encoder(), encoder_inputs(), INT8)
+    lowered = lowered_encoder(INT8)
     ours = [row for row in lowered.delegation if row.delegate == "edgeprune"]
     assert Counter(row.op for row in ours) == {
         "edgeprune.linear_int8.default": 12,
@@ -156,12 +159,12 @@ def loads_in_stock_runtime(lowered: Lowered, folder: Path) -> subprocess.Complet
 def test_a_stock_runtime_says_which_library_is_missing_and_needs_none_when_off(
     tmp_path: Path,
 ) -> None:
-    ended = loads_in_stock_runtime(lower_graph(encoder(), encoder_inputs(), INT8), tmp_path)
+    ended = loads_in_stock_runtime(lowered_encoder(INT8), tmp_path)
     assert ended.returncode == 1
     assert "Edgeprune" in ended.stderr and "libedgeprune_executorch_so is not registered" in (
         ended.stderr
     )
-    off = lower_graph(encoder(), encoder_inputs(), OFF)
+    off = lowered_encoder(OFF)
     assert set(delegates(off)) == {"xnnpack", "cpu"}
     assert loads_in_stock_runtime(off, tmp_path).returncode == 0
 
@@ -185,7 +188,7 @@ def test_two_models_run_in_one_process_and_are_profiled_by_operator(tmp_path: Pa
     "place", [0, 60, *(pytest.param(each, marks=pytest.mark.nightly) for each in (4, 8, 200, 900))]
 )
 def test_a_damaged_region_is_refused(place: int, tmp_path: Path) -> None:
-    data = bytearray(lower_graph(encoder(), encoder_inputs(), INT8).data)
+    data = bytearray(lowered_encoder(INT8).data)
     start = data.index(b"EPRG")
     data[start + place : start + place + 4] = b"\xff\xff\xff\x7f"
     path = tmp_path / "model.pte"

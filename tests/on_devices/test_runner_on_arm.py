@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ CASES = {
     "litert fp32": (Lowering("fp32", "litert"), TOLERANCE),
     "litert int8": (Lowering("int8", "litert"), LITERT_INT8),
 }
+BY_DAY = (
+    *(("vit", "int8 with our linears"), ("vit", "litert int8")),
+    *(("torch_encoder", "fp32"), ("torch_encoder", "int8"), ("torch_encoder", "litert fp32")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +70,13 @@ def on_this_machine(desk: Desk, name: str, lowering: Lowering) -> NDArray[np.flo
         return predict(inputs(name, batch=1)).numpy()
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["vit", "torch_encoder"])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        each if each in BY_DAY else pytest.param(*each, marks=pytest.mark.nightly)
+        for each in product(("vit", "torch_encoder"), CASES)
+    ],
+)
 def test_a_lowered_file_gives_on_arm_what_it_gives_here(
     name: str, case: str, desk: Desk, emulate: Callable[[str], list[str]]
 ) -> None:
