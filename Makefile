@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DEVICES := build/devices
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
 BY_TWO := --numprocesses 2 --dist loadgroup
 
@@ -13,10 +13,11 @@ install: $(STAMP)
 
 # torch goes first and alone (its CPU wheel); all pins then resolve in one command, because
 # executorch and litert-torch installed one after the other leave typing-extensions broken.
+# No bytecode: of these 3 GB a run imports little, which Python then compiles by itself.
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[tasks,cluster,dev]'
+	$(PIP) install --no-compile torch==2.13.0
+	$(PIP) install --no-compile --editable '.[tasks,cluster,dev]'
 	touch $@
 
 demo: install
