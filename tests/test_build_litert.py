@@ -54,6 +54,7 @@ def test_the_report_says_how_to_make_it_again(built: tuple[Path, Ended]) -> None
     assert "litert" in (built[0] / "report.html").read_text()
 
 
+@pytest.mark.nightly
 def test_a_build_can_be_validated_again(built: tuple[Path, Ended]) -> None:
     ended = edgeprune("validate", built[0])
     assert ended.exit_code == 6 and "verdict: not measured" in ended.stdout
@@ -81,6 +82,7 @@ def test_the_same_build_resumes_to_the_same_file(built: tuple[Path, Ended], task
     assert (built[0] / "model.tflite").read_bytes() == before
 
 
+@pytest.mark.nightly
 def test_lower_and_measure_take_tflite_files(task: str, tmp_path: Path) -> None:
     words = ("lower", task, "--runtime", "litert", "--delegate", "off", "--precision", "fp32")
     ended = edgeprune(*words, "-o", tmp_path / "model.tflite")

@@ -10,7 +10,7 @@ import pytest
 from command_line import Ended, edgeprune, files_in
 
 # What the module makes once is made on one worker.
-pytestmark = pytest.mark.xdist_group("build_npu")
+pytestmark = [pytest.mark.xdist_group("build_npu"), pytest.mark.nightly]
 
 # A regression that int8 activations hardly move, and one sub-layer, so that few pieces are priced.
 TASK = """

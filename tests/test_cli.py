@@ -245,6 +245,7 @@ def test_estimates_are_for_one_thread(task: str, tmp_path: Path) -> None:
     assert ended.exit_code == 2 and "got 4 threads without a device" in ended.message
 
 
+@pytest.mark.nightly
 def test_another_plan_in_a_finished_folder_takes_its_conclusions_away(
     built: tuple[Path, Ended], task: str, tmp_path: Path
 ) -> None:
@@ -293,6 +294,7 @@ def test_apply_lower_and_measure_go_from_a_plan_to_milliseconds(
     assert len(measured["samples_ms"]) >= 3 and measured["peak_memory_mb"] > 0
 
 
+@pytest.mark.nightly
 def test_two_files_are_measured_in_turns_and_one_for_minutes(built: tuple[Path, Ended]) -> None:
     model = built[0] / "model.pte"
     ended = edgeprune("measure", model, model, "--runs", 9, "--json")

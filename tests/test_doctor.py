@@ -73,6 +73,7 @@ def test_a_cache_that_cannot_be_written_is_named(
     assert not cache.ok and cache.needed and "EDGEPRUNE_CACHE" in cache.remedy
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.version_info[:2] > (3, 11), reason="tflite-runtime has no package for it")
 def test_silently_wrong_int8_in_the_old_runtime_is_caught() -> None:
     ended = edgeprune("doctor", "--tflite-runtime", "--json")

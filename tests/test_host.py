@@ -58,6 +58,7 @@ def test_another_processor_is_measured_afresh(cache: Path, monkeypatch: pytest.M
     assert len(list((cache / "profiles").glob("host-*.toml"))) == 2
 
 
+@pytest.mark.nightly
 def test_a_spoilt_cache_is_measured_again(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     host.probe_host()
     (file,) = (cache / "profiles").glob("host-*.toml")

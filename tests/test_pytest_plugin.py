@@ -92,6 +92,7 @@ def test_speed(edge_device):
 """
 
 
+@pytest.mark.nightly
 def test_a_stored_baseline_fails_what_became_slower(
     run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
 ) -> None:

@@ -268,6 +268,7 @@ def test_a_table_that_is_far_too_high_is_corrected_too(
     assert better.damage < low.damage and better.score is not None
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_candidate")
 def test_a_finished_file_over_budget_is_solved_for_again(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -296,6 +297,7 @@ def test_never_more_than_three_corrections_are_tried(search: Search, tmp_path: P
     assert all(turn.plans == turn.over_budget for turn in found.turns)
 
 
+@pytest.mark.nightly
 def test_a_plan_over_budget_is_solved_again_although_others_fit(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +379,7 @@ def test_a_share_is_judged_by_the_dense_model_beside_it(search: Search, tmp_path
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_candidate")
 def test_where_cuts_save_less_than_predicted_one_correction_meets_the_budget(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -401,6 +404,7 @@ def test_where_cuts_save_less_than_predicted_one_correction_meets_the_budget(
     assert again.predicted_ms <= AIM * bound
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_candidate")
 def test_a_table_off_by_two_fifths_is_corrected_until_plans_are_within_budget(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

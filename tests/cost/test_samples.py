@@ -100,6 +100,7 @@ class Unplugged:
         return self.device.measure_in_turns(workloads, rounds)
 
 
+@pytest.mark.nightly
 @pytest.mark.alone
 def test_a_lost_connection_keeps_every_finished_batch(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

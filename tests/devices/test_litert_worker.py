@@ -163,6 +163,7 @@ def test_a_profile_has_each_of_our_operators_and_what_xnnpack_does_beside_them(
     assert by_xnnpack == {"other": 1} | ({} if linears else {"linear": 2})
 
 
+@pytest.mark.nightly
 def test_what_the_profiler_cannot_run_still_has_our_operators(tmp_path: Path) -> None:
     lowered = lower_graph(vision("vit"), inputs("vit", batch=1), Lowering(runtime="litert"))
     path = tmp_path / "model.tflite"

@@ -16,7 +16,7 @@ from native_programs import (
     sanitized,
 )
 
-CASES, INPUTS = 150, 10_000
+CASES, INPUTS = 50, 10_000
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,7 @@ class Repeated(nn.Module):
         return x
 
 
+@pytest.mark.nightly
 def test_weights_that_layers_share_are_in_the_file_and_in_memory_once(tmp_path: Path) -> None:
     inputs = (torch.randn(1, 2, 1024),)
     module = Repeated().eval()

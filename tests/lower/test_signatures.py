@@ -113,6 +113,7 @@ def test_every_signature_computes_what_its_program_does(
     assert_right(fp32, programs)
 
 
+@pytest.mark.nightly
 def test_so_do_those_of_a_cut_model_in_int8(int8: Artifact, slims: dict[str, Program]) -> None:
     assert_right(int8, slims)
 
@@ -198,6 +199,7 @@ def test_inputs_and_outputs_keep_the_programs_order(tmp_path: Path) -> None:
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.nightly
 def test_signatures_are_timed_and_profiled(fp32: Artifact) -> None:
     short, long = (
         Workload(f"tokens_{n}", fp32.path, texts(n, rows=1), f"tokens_{n}") for n in (8, 24)

@@ -42,6 +42,7 @@ def test_nothing_in_them_is_undefined(emulate: Emulate) -> None:
     check(WATCHED, "max", emulate)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("harness", sorted({*HARNESSES} - {*EXECUTORCH_PROGRAMS}))
 def test_no_input_leads_out_of_bounds_on_arm(harness: str, emulate: Emulate) -> None:
     program = compiled(harness, WATCHED)

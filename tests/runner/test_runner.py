@@ -121,6 +121,7 @@ def test_memory_counts_what_loading_and_running_take(desk: Desk, suffix: str) ->
     assert (desk.folder / f"model{suffix}").stat().st_size / 2**20 < found.peak_memory_mb < 100
 
 
+@pytest.mark.nightly
 def test_whole_numbers_are_narrowed_to_what_the_file_takes(bundle: Bundle, tmp_path: Path) -> None:
     batch, path = inputs("bert", batch=1), tmp_path / "model.tflite"
     path.write_bytes(lower_graph(model("bert"), batch, Lowering("fp32", "litert")).data)

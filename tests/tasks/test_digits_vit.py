@@ -19,6 +19,7 @@ from edgeprune.tasks.digits_vit import DigitsVit
 pytestmark = pytest.mark.xdist_group("digits")
 
 
+@pytest.mark.nightly
 def test_the_trained_network_reads_at_least_94_of_100_digits(
     digits: DigitsVit, digits_model: nn.Module
 ) -> None:
@@ -63,6 +64,7 @@ def test_batches_fit_the_example_inputs_and_training_is_endless(digits: DigitsVi
         assert torch.equal(first, second)
 
 
+@pytest.mark.nightly
 def test_attention_stays_whole_in_the_captured_graph(
     digits: DigitsVit, digits_model: nn.Module
 ) -> None:

@@ -120,6 +120,7 @@ def test_what_speaks_against_a_time_stands_beside_it(prove: Prove, timing: Timin
     assert verdict.to_json()["timing"]["flags"][0].startswith("noisy")
 
 
+@pytest.mark.nightly
 def test_a_file_slower_than_dense_is_refused(
     prove: Prove, dense: Program, dense_file: Artifact, short: Program, short_file: Artifact
 ) -> None:
@@ -144,6 +145,7 @@ def test_without_a_device_nothing_is_called_measured(prove: Prove) -> None:
     assert verdict.timing is verdict.numerics is verdict.scores is None
 
 
+@pytest.mark.nightly
 def test_without_a_device_a_runtime_at_hand_still_checks_the_numbers(
     prove: Prove, short: Program, device: Device
 ) -> None:
