@@ -6,6 +6,7 @@ what a toolchain adds, such as sanitizers.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import re
 import shutil
@@ -94,7 +95,7 @@ def arm(*flags: str) -> Toolchain:
 
 
 def zig(triple: str) -> tuple[str, ...]:
-    """The compiler for another machine."""
+    """The compiler that pip installs, for a machine."""
     return (sys.executable, "-m", "ziglang", "c++", "-target", triple)
 
 
@@ -111,6 +112,14 @@ def compiled(program: str, toolchain: Toolchain) -> Path:
         flags += (*library.compile_flags(sdk), f"-L{sdk}/lib", f"-Wl,-rpath,{sdk}/lib")
         flags += ("-Wl,--no-as-needed", *links)
     return _made((*flags, *toolchain.link_flags, *map(str, inputs)), toolchain.command)
+
+
+def reference() -> ctypes.CDLL:
+    """The kernels' reference, as a library of this machine."""
+    # Without -O, zig compiles a runtime for debugging first: 20 s, not 5.
+    flags = ("-O1", "-shared", "-fPIC", "-nostdlib++", "-lm")
+    compiler = zig(TARGETS[host_target()].triple)
+    return ctypes.CDLL(str(_made((*flags, str(BACKENDS / "kernels" / "reference.cc")), compiler)))
 
 
 def kernels_of(target: Target) -> dict[str, tuple[str, ...]]:

@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from command_line import edgeprune, tiny_task
 from rich.console import Console
 
 from edgeprune.inspect import rows_of, sites_table, verdict
 from edgeprune.sites import Site
-from edgeprune.tasks.digits_vit import DigitsVit
+from edgeprune.tasks import digits_vit
 
 
 def heads(name: str, units: int = 12) -> Site:
@@ -80,8 +81,10 @@ def test_the_table_says_what_is_inexact_and_what_a_plan_must_name() -> None:
     assert verdict(words) == "yes, if a plan names it: it changes ids"
 
 
-def test_the_command_shows_a_built_in_task(digits: DigitsVit) -> None:
-    text = edgeprune("inspect", digits.name).stdout
+def test_the_command_shows_a_built_in_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(digits_vit, "STEPS", 1)
+    text = edgeprune("inspect", "digits-vit").stdout
     assert "blocks.{0…3}.heads" in text and "26 of 27 sites can be cut" in text
 
 

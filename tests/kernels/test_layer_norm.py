@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from drawn_sizes import FEW, running
 from hypothesis import given
 from hypothesis import strategies as st
+from native_programs import reference
 from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.kernels import host_target, layer_norm, norm_kernel_named
-from edgeprune.kernels.build import sources
 from edgeprune.kernels.norm import _Call
 from edgeprune.kernels.targets import TARGETS
 
@@ -119,16 +116,13 @@ def test_rows_may_come_in_any_order_in_place_and_nothing_else_is_written(
             assert (each[0] == 17).all() and (each[12] == 17).all()
 
 
-def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
-    source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
-    command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
-    subprocess.run([*command, "-o", str(library), "-lm"], check=True)
+def test_the_reference_says_what_the_kernels_compute() -> None:
     x, residual, weight, bias = torch.randn(4, 6, 50).unbind()
     fast, total = layer_norm(x, weight[0], bias[0], residual)
     slow, sums = torch.empty(6, 50), torch.empty(6, 50)
     places = (x, residual, weight, bias, sums, slow)
     call = _Call(6, 50, 0, 1e-5, *(each.data_ptr() for each in places))
-    ctypes.CDLL(str(library)).ep_norm_reference(ctypes.byref(call))
+    reference().ep_norm_reference(ctypes.byref(call))
     assert relative_error(slow, true_norm(x + residual, weight[0], bias[0])) <= 1e-6
     assert relative_error(fast, slow) <= TOLERANCE
     assert torch.equal(sums, total)

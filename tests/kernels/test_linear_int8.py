@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import math
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from drawn_sizes import FEW, running
 from hypothesis import given
 from hypothesis import strategies as st
+from native_programs import reference
 from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.kernels import QuantisedLinear, host_target, linear_kernel_named
-from edgeprune.kernels.build import sources
 from edgeprune.kernels.linear import ACTIVATIONS
 from edgeprune.kernels.targets import TARGETS
 
@@ -220,7 +217,7 @@ def test_leading_axes_stay_as_they_are_and_no_rows_are_fine() -> None:
     assert layer(torch.zeros(0, 24)).shape == (0, 10)
 
 
-def test_the_reference_says_what_the_kernels_compute(reference: ctypes.CDLL) -> None:
+def test_the_reference_says_what_the_kernels_compute() -> None:
     torch.manual_seed(0)
     weights, scales, bias = drawn(90, 70)
     x = torch.randn(21, 90)
@@ -229,20 +226,8 @@ def test_the_reference_says_what_the_kernels_compute(reference: ctypes.CDLL) -> 
         fast, slow = layer(x), torch.empty(21, 70)
         layer._call.quantised, layer._call.y = x.data_ptr(), slow.data_ptr()
         places = [ctypes.c_void_p(each.data_ptr()) for each in (weights, scales, bias)]
-        reference.ep_linear_reference(ctypes.byref(layer._call), *places)
+        reference().ep_linear_reference(ctypes.byref(layer._call), *places)
         torch.testing.assert_close(fast, slow, rtol=1e-6, atol=2e-6)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels' reference, compiled."""
-    source, library = (
-        sources() / "kernels" / "reference.cc",
-        Path(tmp_path_factory.mktemp("c"), "reference.so"),
-    )
-    command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
-    subprocess.run([*command, "-o", str(library), "-lm"], check=True)
-    return ctypes.CDLL(str(library))
 
 
 def test_sizes_and_types_that_do_not_fit_are_refused() -> None:

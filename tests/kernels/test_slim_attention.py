@@ -5,9 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +12,13 @@ import torch
 from drawn_sizes import FEW, running
 from hypothesis import given
 from hypothesis import strategies as st
+from native_programs import reference
 from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.errors import InputError
 from edgeprune.kernels import SlimAttention, host_target, kernel_named
 from edgeprune.kernels.attention import _FAMILY
-from edgeprune.kernels.build import sources
 from edgeprune.kernels.targets import TARGETS
 
 # Of the largest output; the inputs are standard normal.
@@ -259,16 +256,13 @@ def test_more_threads_than_heads_share_the_keys_of_few_queries(kernel: str, quer
     assert relative_error(call.out, wanted) <= TOLERANCE
 
 
-def test_the_reference_says_what_the_kernels_compute(tmp_path: Path) -> None:
-    source, library = sources() / "kernels" / "reference.cc", tmp_path / "reference.so"
-    command = [sys.executable, "-m", "ziglang", "cc", "-x", "c++", "-shared", "-fPIC", str(source)]
-    subprocess.run([*command, "-o", str(library), "-lm"], check=True)
+def test_the_reference_says_what_the_kernels_compute() -> None:
     q = torch.randn(2, 9, 4 * 24)
     k, v = torch.randn(2, 21, 2 * 2 * 24).chunk(2, dim=-1)
     options = {"causal": True, "lengths": torch.tensor([21, 0]), "mask": torch.randn(1, 4, 1, 21)}
     call = SlimAttention(q, k, v, 4, 2, **options)  # type: ignore[arg-type]
     fast = call().clone()
-    ctypes.CDLL(str(library)).ep_attention_reference(ctypes.byref(call._call))
+    reference().ep_attention_reference(ctypes.byref(call._call))
     wanted, _ = true_attention(q, k, v, 4, 2, **options)  # type: ignore[arg-type]
     assert relative_error(call.out, wanted) <= 1e-7
     assert relative_error(fast, call.out) <= TOLERANCE

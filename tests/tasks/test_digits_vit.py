@@ -55,7 +55,8 @@ def test_no_image_is_in_two_splits() -> None:
     assert len(together.unique(dim=0)) == len(together)
 
 
-def test_batches_fit_the_example_inputs_and_training_is_endless(digits: DigitsVit) -> None:
+def test_batches_fit_the_example_inputs_and_training_is_endless() -> None:
+    digits = DigitsVit()
     check_task(digits)
     assert sum(len(images) for (images,) in digits.calibration()) == 240
     stream, again = digits.train_batches(), digits.train_batches()
