@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ class _Proved:
     distilled: Distilled | None
     artifact: Artifact
     verdict: Verdict
-    operators: dict[str, Sequence[OperatorTime]]
+    operators: dict[str, tuple[OperatorTime, ...]]
 
 
 def _proved(planned: Planned, settings: Settings, stages: Stages) -> _Proved:

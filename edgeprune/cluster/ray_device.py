@@ -90,9 +90,12 @@ class RayDevice(Device):
             ray.wait([predictor.close.remote()], timeout=LEAVE_LIMIT_S)
             ray.kill(predictor)
 
-    def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
+    def profile(
+        self, workloads: Sequence[Workload], runs: int = 10
+    ) -> dict[str, tuple[OperatorTime, ...]]:
         """See ``Device.profile``."""
-        found: tuple[OperatorTime, ...] = self._ask(partial(_profile, _sent(workload), runs))
+        sent = [_sent(load) for load in workloads]
+        found: dict[str, tuple[OperatorTime, ...]] = self._ask(partial(_profile, sent, runs))
         return found
 
     def state(self) -> DeviceState:
@@ -117,9 +120,11 @@ def _measure(
         return device.measure_in_turns(workloads, rounds, memory, seconds)
 
 
-def _profile(sent: Sent, runs: int, device: Device) -> tuple[OperatorTime, ...]:
-    with _received(sent) as (workload,):
-        return device.profile(workload, runs)
+def _profile(
+    sent: Sequence[Sent], runs: int, device: Device
+) -> dict[str, tuple[OperatorTime, ...]]:
+    with _received(*sent) as workloads:
+        return device.profile(workloads, runs)
 
 
 class _Predictor:

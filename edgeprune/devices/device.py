@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +49,11 @@ class OperatorTime:
     delegate: str
     ms: float
     calls: int
+
+
+def slowest_first(times: Iterable[OperatorTime]) -> tuple[OperatorTime, ...]:
+    """As profiles list them."""
+    return tuple(sorted(times, key=lambda time: -time.ms))
 
 
 class Device(Protocol):
@@ -115,8 +120,10 @@ class Device(Protocol):
         """
         ...
 
-    def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
-        """Time per operator, slowest first."""
+    def profile(
+        self, workloads: Sequence[Workload], runs: int = 10
+    ) -> dict[str, tuple[OperatorTime, ...]]:
+        """Time per operator of each workload, slowest first, by name."""
         ...
 
     def state(self) -> DeviceState:

@@ -17,7 +17,13 @@ import psutil
 import torch
 
 from edgeprune.devices import protocol
-from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
+from edgeprune.devices.device import (
+    Device,
+    OperatorTime,
+    Workload,
+    register_device,
+    slowest_first,
+)
 from edgeprune.devices.measurement import DeviceState, Measurement, Moment
 from edgeprune.devices.process import WorkerProcess
 from edgeprune.devices.runtimes import runtime_of
@@ -143,12 +149,20 @@ class LocalDevice(Device):
             path.unlink()
         return outputs
 
-    def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
+    def profile(
+        self, workloads: Sequence[Workload], runs: int = 10
+    ) -> dict[str, tuple[OperatorTime, ...]]:
         """See ``Device.profile``."""
-        with self._described(workload) as (described,), self._worker() as worker:
-            answer = worker.ask("profile", JOB_LIMIT_S, **described, runs=runs)
-        times = [OperatorTime(**event) for event in answer["events"]]
-        return tuple(sorted(times, key=lambda time: -time.ms))
+        # One worker for all: what reads ExecuTorch's traces takes 8 s to import.
+        with self._described(*workloads) as described, self._worker() as worker:
+            answers = [
+                worker.ask("profile", JOB_LIMIT_S, **each, runs=runs)["events"]
+                for each in described
+            ]
+        return {
+            load.name: slowest_first(OperatorTime(**event) for event in events)
+            for load, events in zip(workloads, answers, strict=True)
+        }
 
     def state(self) -> DeviceState:
         """See ``Device.state``."""

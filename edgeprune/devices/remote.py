@@ -16,7 +16,13 @@ import torch
 from edgeprune import __version__, console
 from edgeprune.devices import protocol
 from edgeprune.devices.bundle import Bundle, find_bundle
-from edgeprune.devices.device import Device, OperatorTime, Workload, register_device
+from edgeprune.devices.device import (
+    Device,
+    OperatorTime,
+    Workload,
+    register_device,
+    slowest_first,
+)
 from edgeprune.devices.facts import Facts, facts_of
 from edgeprune.devices.folder import WAIT_S, Folder
 from edgeprune.devices.keeper import MISSING
@@ -161,12 +167,17 @@ class RemoteDevice(Device):
             outputs.append(torch.from_numpy(values))
         return tuple(outputs)
 
-    def profile(self, workload: Workload, runs: int = 10) -> tuple[OperatorTime, ...]:
+    def profile(
+        self, workloads: Sequence[Workload], runs: int = 10
+    ) -> dict[str, tuple[OperatorTime, ...]]:
         """See ``Device.profile``."""
         rounds = min(runs, EMULATED_RUNS) if self.facts.emulated else runs
-        answer = self._ask("profile", [workload], self._subjects([workload]), rounds=rounds)
-        times = [OperatorTime(**event._asdict()) for event in answer.found[0].operators or ()]
-        return tuple(sorted(times, key=lambda time: -time.ms))
+        times = {}
+        for load, subject in zip(workloads, self._subjects(workloads), strict=True):
+            (found,) = self._ask("profile", [load], [subject], rounds=rounds).found
+            events = found.operators or ()
+            times[load.name] = slowest_first(OperatorTime(**each._asdict()) for each in events)
+        return times
 
     def state(self) -> DeviceState:
         """See ``Device.state``."""

@@ -64,7 +64,7 @@ def compose(
     budget: Budget,
     artifact: Artifact,
     distilled: Distilled | None,
-    operators: dict[str, Sequence[OperatorTime]],
+    operators: dict[str, tuple[OperatorTime, ...]],
     stages: Sequence[StageTime],
     command: str,
 ) -> Report:

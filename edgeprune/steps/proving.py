@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -218,11 +217,12 @@ def validate_stage(
 
 def operators_of(
     device: Device | None, lowered: dict[str, tuple[Program, Artifact]]
-) -> dict[str, Sequence[OperatorTime]]:
+) -> dict[str, tuple[OperatorTime, ...]]:
     """Time per operator of each program's file; none without a device."""
     if device is None:
         return {}
-    return {
-        name: device.profile(Workload(name, artifact.path, example_of(program)))
+    loads = [
+        Workload(name, artifact.path, example_of(program))
         for name, (program, artifact) in lowered.items()
-    }
+    ]
+    return device.profile(loads)

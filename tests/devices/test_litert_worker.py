@@ -58,7 +58,7 @@ def test_a_worker_loads_the_libraries_of_the_files_it_is_given_alone(workload: W
 
 def test_a_profile_names_operators_inside_xnnpack(workload: Workload) -> None:
     with connect("local") as device:
-        rows = device.profile(workload, runs=3)
+        rows = device.profile([workload], runs=3)[workload.name]
     ran = {(row.op, row.delegate) for row in rows}
     assert {("linear", "xnnpack"), ("gelu", "xnnpack"), ("mean", "xnnpack")} <= ran
     assert [row.ms for row in rows] == sorted((row.ms for row in rows), reverse=True)
@@ -71,7 +71,7 @@ def test_a_profile_names_operators_of_the_cpu_too(tmp_path: Path) -> None:
     how = Lowering(runtime="litert", delegate="off")
     path.write_bytes(lower_graph(embedding, inputs, how).data)
     with connect("local") as device:
-        rows = device.profile(Workload("embedding", path, inputs), runs=3)
+        rows = device.profile([Workload("embedding", path, inputs)], runs=3)["embedding"]
     assert ("embedding_lookup", "cpu") in {(row.op, row.delegate) for row in rows}
 
 
@@ -153,7 +153,7 @@ def test_a_profile_has_each_of_our_operators_and_what_xnnpack_does_beside_them(
     model = nn.Sequential(Attention(), Attention(), nn.LayerNorm(16)).eval()
     path.write_bytes(lower_graph(model, (x,), Lowering(precision, "litert")).data)
     with connect("local") as device:
-        rows = device.profile(Workload("model", path, (x,)), runs=3)
+        rows = device.profile([Workload("model", path, (x,))], runs=3)["model"]
     ours = {row.event: row.calls for row in rows if row.delegate == "edgeprune"}
     linears = ours.pop("FULLY_CONNECTED", 0)
     assert ours == {"edgeprune.slim_attention": 2, "edgeprune.layer_norm": 1}
@@ -169,7 +169,7 @@ def test_what_the_profiler_cannot_run_still_has_our_operators(tmp_path: Path) ->
     path = tmp_path / "model.tflite"
     path.write_bytes(lowered.data)
     with connect("local") as device:
-        rows = device.profile(Workload("vit", path, inputs("vit", batch=1)), runs=3)
+        rows = device.profile([Workload("vit", path, inputs("vit", batch=1))], runs=3)["vit"]
     assert {"attention", "layer_norm", "other"} <= {row.op for row in rows}
     ours = sum(row.calls for row in rows if row.delegate == "edgeprune")
     assert ours == sum(row.delegate == "edgeprune" for row in lowered.delegation)

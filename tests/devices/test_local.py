@@ -131,7 +131,7 @@ def test_inputs_do_not_pile_up(workload: Workload) -> None:
     with connect("local") as device:
         assert isinstance(device, LocalDevice)
         device.measure_in_turns([workload], rounds=2, memory=True)
-        device.profile(workload)
+        device.profile([workload])
         with device.predictor(workload.path) as predict:
             predict(workload.inputs)
         assert list(device._folder.iterdir()) == []
@@ -159,7 +159,7 @@ def test_the_worker_is_pinned_before_the_runtime_starts(workload: Workload) -> N
 
 def test_a_profile_names_operators_and_who_ran_them(workload: Workload) -> None:
     with connect("local") as device:
-        rows = device.profile(workload, runs=3)
+        rows = device.profile([workload], runs=3)[workload.name]
     ran = {(row.op, row.delegate) for row in rows}
     assert {("linear", "xnnpack"), ("layer_norm", "cpu"), ("gelu", "xnnpack")} <= ran
     assert [row.ms for row in rows] == sorted((row.ms for row in rows), reverse=True)

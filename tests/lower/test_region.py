@@ -179,10 +179,12 @@ def test_two_models_run_in_one_process_and_are_profiled_by_operator(tmp_path: Pa
         loads.append(Workload(name, path, encoder_inputs()))
     with connect("local") as device:
         assert set(device.measure_in_turns(loads, rounds=2)) == {"one", "two"}
-        rows = {(row.op, row.delegate): row for row in device.profile(loads[0], runs=3)}
-    assert rows["linear", "edgeprune"].calls == 12
-    assert rows["attention", "edgeprune"].calls == 2
-    assert rows["layer_norm", "edgeprune"].calls == 5
+        profiles = device.profile(loads, runs=3)
+    for load in loads:
+        rows = {(row.op, row.delegate): row for row in profiles[load.name]}
+        assert rows["linear", "edgeprune"].calls == 12
+        assert rows["attention", "edgeprune"].calls == 2
+        assert rows["layer_norm", "edgeprune"].calls == 5
 
 
 @pytest.mark.parametrize(

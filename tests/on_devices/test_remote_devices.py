@@ -60,7 +60,8 @@ def test_a_file_gives_on_a_device_what_it_gives_here(
         with opened.predictor(lowered[name]) as predict:
             got = predict(batch)
         found = opened.measure(lowered[name], batch, runs=3, seconds=0.0, memory=True)
-        times = opened.profile(Workload("a", lowered[name], tuple(each[:1] for each in batch)))
+        load = Workload("a", lowered[name], tuple(each[:1] for each in batch))
+        times = opened.profile([load])["a"]
     assert isinstance(got, torch.Tensor) and isinstance(wanted, torch.Tensor)
     assert got.shape == wanted.shape
     assert (got - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
