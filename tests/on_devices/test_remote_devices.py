@@ -194,6 +194,9 @@ def test_devices_lists_what_adb_lists_and_what_the_user_wrote_down(
     assert "connect" in told["ssh:nobody.invalid"]["error"]
 
 
+@pytest.mark.parametrize(
+    "device", ["ssh", pytest.param("adb", marks=pytest.mark.nightly)], indirect=True
+)
 def test_a_profile_is_measured_on_a_device(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,11 @@ def reference(dense: Program, dense_file: Artifact) -> Reference:
 
 @pytest.fixture(scope="session")
 def device() -> Iterator[Device]:
-    with connect("local") as opened:
+    """This machine; a file that it once loaded stays so, for each worker takes seconds to start."""
+    with connect("local") as opened, ExitStack() as held:
+        load = cache(lambda *file: held.enter_context(predictor(*file)))
+        predictor = opened.predictor
+        opened.predictor = lambda *file: nullcontext(load(*file))  # type: ignore[method-assign]
         yield opened
 
 

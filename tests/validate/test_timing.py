@@ -11,6 +11,9 @@ from edgeprune.budget import Budget
 from edgeprune.errors import EdgepruneError
 from edgeprune.validate import Timing
 
+# Their common fixtures are made once.
+pytestmark = pytest.mark.xdist_group("validate")
+
 
 def test_a_relative_budget_is_of_the_dense_file_measured_in_turns(timing: Timing) -> None:
     bounds = timing.resolve(Budget.parse("latency.p90=60%,memory=50%,size=2MB"))
