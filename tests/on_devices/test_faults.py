@@ -1,6 +1,6 @@
 """Whatever fails on the way to a device and back: it is said where, and nothing is left there.
 
-Writes docs/faults.md.
+By day while a program runs there, by night at each step, which writes docs/faults.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 DEVICES = ("ssh", "adb")
 HEAD = """# What may fail on the way to a device
 
-Written by `make test-devices`, which brings about every one of these faults: over ssh with Debian's
+Written by `make nightly`, which brings about every one of these faults: over ssh with Debian's
 sshd, over adb with Debian's adbd and an emulated Arm processor. A setting of the device is changed
 meanwhile. After each fault no program runs there, the session's folder is gone, and the setting is
 what it was; the next session measures. Kept on a device are the keeper and its cache.
@@ -168,6 +168,7 @@ FAULTS: dict[tuple[str, str], type[EdgepruneError] | None] = {
     ("byte changed on the way", "push"): DeviceError,
     ("byte changed on the disk", "push"): None,
 }
+BY_DAY = {each for each in FAULTS if each[1] == "run" or (each[0], "run") not in FAULTS}
 
 
 def note(device: Device, fault: str, step: str, words: str) -> None:
@@ -185,7 +186,14 @@ def note(device: Device, fault: str, step: str, words: str) -> None:
     rows.setdefault((fault, step), {})[kind] = (words, when)
 
 
-@pytest.mark.parametrize(("fault", "step"), [each for each in FAULTS if FAULTS[each]])
+@pytest.mark.parametrize(
+    ("fault", "step"),
+    [
+        pytest.param(*each, marks=() if each in BY_DAY else pytest.mark.nightly)
+        for each in FAULTS
+        if FAULTS[each]
+    ],
+)
 def test_a_fault_is_named_with_its_step_and_nothing_is_left(
     fault: str, step: str, device: Device, fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +244,10 @@ def changing(write: Callable[[Stream, bytes], None]) -> Callable[[Stream, bytes]
     return lambda stream, data: write(stream, data[:99] + bytes([data[99] ^ 1]) + data[100:])
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step",
+    ["run", *(pytest.param(each, marks=pytest.mark.nightly) for each in STEPS if each != "run")],
+)
 def test_a_client_that_is_killed_leaves_nothing(step: str, device: Device, fresh: Path) -> None:
     words = [sys.executable, str(Path(__file__).with_name("steps.py"))]
     words += [device.name, str(fresh), str(setting_of(device)), step]

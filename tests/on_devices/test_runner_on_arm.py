@@ -33,8 +33,8 @@ CASES = {
     "litert int8": (Lowering("int8", "litert"), LITERT_INT8),
 }
 BY_DAY = (
-    *(("vit", "int8 with our linears"), ("vit", "litert int8")),
-    *(("torch_encoder", "fp32"), ("torch_encoder", "int8"), ("torch_encoder", "litert fp32")),
+    *(("vit", "int8 with our linears"), ("torch_encoder", "fp32")),
+    ("torch_encoder", "litert fp32"),
 )
 
 
