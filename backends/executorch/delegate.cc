@@ -29,12 +29,7 @@ using edgeprune::Region;
 // A region, and room for the memory of its inputs and outputs while it runs.
 struct Loaded {
   Region* region;
-  float** tensors;
-
-  ~Loaded() {
-    edgeprune::region_free(region);
-    free(tensors);
-  }
+  float* tensors[];
 };
 
 class Delegate final : public executorch::runtime::BackendInterface {
@@ -52,16 +47,21 @@ class Delegate final : public executorch::runtime::BackendInterface {
       return Error::DelegateInvalidCompatibility;
     }
     const size_t tensors = region_inputs(*region) + region_outputs(*region);
-    return new Loaded{region, static_cast<float**>(calloc(tensors, sizeof(float*)))};
+    void* room = malloc(sizeof(Loaded) + tensors * sizeof(float*));
+    if (!room) {
+      region_free(region);
+      return Error::MemoryAllocationFailed;
+    }
+    static_cast<Loaded*>(room)->region = region;
+    return room;
   }
 
   Error execute(BackendExecutionContext& context, DelegateHandle* handle,
                 Span<EValue*> values) const override {
-    const Loaded& loaded = *static_cast<Loaded*>(handle);
+    Loaded& loaded = *static_cast<Loaded*>(handle);
     const Region& region = *loaded.region;
     const int inputs = region_inputs(region), outputs = region_outputs(region);
     float** tensors = loaded.tensors;
-    if (!tensors) return Error::MemoryAllocationFailed;
     if (static_cast<int>(values.size()) != inputs + outputs) return Error::InvalidArgument;
     for (int i = 0; i < inputs + outputs; ++i) {
       const int64_t wanted =
@@ -89,7 +89,13 @@ class Delegate final : public executorch::runtime::BackendInterface {
     return Error::Ok;
   }
 
-  void destroy(DelegateHandle* handle) const override { delete static_cast<Loaded*>(handle); }
+  void destroy(DelegateHandle* handle) const override {
+    edgeprune::region_free(static_cast<Loaded*>(handle)->region);
+    free(handle);
+  }
+
+  // There is one, which nobody deletes; the C++ library's operator would have to be linked.
+  static void operator delete(void*) {}
 
  private:
   static bool is_plain(const EValue& value, int64_t size, ScalarType type) {

@@ -17,6 +17,9 @@ struct Region {
   RegionHeader header;
   TensorRecord* tensors;
   NodeRecord* nodes;
+  const EpAttentionKernel* attention;
+  const EpNormKernel* norm;
+  const EpLinearKernel* linear;
   int64_t* sizes;             // elements of the inputs, then of the outputs
   uint32_t *types, *packers;  // and what they are; of each node, the one whose weights it reads
   unsigned char *floats, *arena, *quantised, *workspaces, **packed;  // packed: one a node
@@ -30,19 +33,6 @@ namespace {
 constexpr uint32_t kVersion = 2;
 constexpr uint64_t kMost = uint64_t{1} << 31;  // anything that is counted is below it
 constexpr size_t kLine = 64;
-
-const EpAttentionKernel& attention_kernel() {
-  static const EpAttentionKernel& kernel = *ep_attention_kernel(nullptr);
-  return kernel;
-}
-const EpNormKernel& norm_kernel() {
-  static const EpNormKernel& kernel = *ep_norm_kernel(nullptr);
-  return kernel;
-}
-const EpLinearKernel& linear_kernel() {
-  static const EpLinearKernel& kernel = *ep_linear_kernel(nullptr);
-  return kernel;
-}
 
 uint64_t rounded(uint64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -154,7 +144,7 @@ bool run_attention(const Region& r, const Operands& at, Threads& threads) {
   call.query_weights = real;
   if (scores) call.received = reinterpret_cast<float*>(r.received);
   call.parts = reinterpret_cast<float*>(r.parts);
-  const EpAttentionKernel& kernel = attention_kernel();
+  const EpAttentionKernel& kernel = *r.attention;
   const int32_t steps = kernel.steps(&call);
   const auto run = [&](int part, int first, int last) {
     kernel.run(&call, first, last, r.workspaces + part * r.workspace_bytes);
@@ -188,7 +178,7 @@ bool run_norm(const Region& r, const Operands& at, Threads& threads) {
   const EpNorm call{rows_of(x), x.dims[3], type,     at.node.real, at.at(0),
                     at.at(1),   at.at(2),  at.at(3), at.at(5),     at.at(4)};
   return share(threads, r.threads, call.rows,
-               [&](int, int first, int last) { norm_kernel().run(&call, first, last); });
+               [&](int, int first, int last) { r.norm->run(&call, first, last); });
 }
 
 // ---- linear, int8
@@ -220,7 +210,7 @@ const char* check_linear(const Region& r, const NodeRecord& node) {
 
 bool run_linear(const Region& r, const Operands& at, Threads& threads) {
   EpLinear call = linear_of(r, at.node);
-  const EpLinearKernel& kernel = linear_kernel();
+  const EpLinearKernel& kernel = *r.linear;
   // Neighbours that read the same rows, such as the q, k and v projections, quantise them once.
   const NodeRecord* before = &at.node - 1;
   const bool shared = before >= r.nodes && before->op == NodeRecord::kLinearInt8 &&
@@ -387,15 +377,15 @@ uint32_t packer_of(const Region& r, uint32_t n, uint32_t* first) {
 bool pack(Region& r, uint32_t n, const unsigned char* weights) {
   const NodeRecord& node = r.nodes[n];
   const EpLinear call = linear_of(r, node);
-  r.packed[n] = take(linear_kernel().packed_bytes(call.in, call.out));
+  r.packed[n] = take(r.linear->packed_bytes(call.in, call.out));
   if (!r.packed[n]) return false;
   const auto constant = [&](int place) {
     const TensorRecord* t = operand(r, node, place);
     return t ? reinterpret_cast<const float*>(r.floats + t->offset) : nullptr;
   };
-  linear_kernel().pack(call.in, call.out,
-                       reinterpret_cast<const int8_t*>(weights + operand(r, node, 1)->offset),
-                       constant(2), constant(3), r.packed[n]);
+  r.linear->pack(call.in, call.out,
+                 reinterpret_cast<const int8_t*>(weights + operand(r, node, 1)->offset),
+                 constant(2), constant(3), r.packed[n]);
   return true;
 }
 
@@ -406,15 +396,15 @@ const char* reserve(Region& r, const unsigned char* weights, uint32_t* first) {
     const NodeRecord& node = r.nodes[n];
     if (node.op == NodeRecord::kAttention) {
       const EpAttention call = attention_of(r, node);
-      const uint64_t bytes = attention_kernel().workspace_bytes(&call);
-      const uint64_t split = attention_kernel().parts_bytes(&call);
+      const uint64_t bytes = r.attention->workspace_bytes(&call);
+      const uint64_t split = r.attention->parts_bytes(&call);
       workspace = bytes > workspace ? bytes : workspace;
       parts = split > parts ? split : parts;
-      const uint64_t rows = uint64_t{sizeof(float)} * attention_kernel().steps(&call) * call.keys;
+      const uint64_t rows = uint64_t{sizeof(float)} * r.attention->steps(&call) * call.keys;
       if (operand(r, node, 5) && rows > received) received = rows;
     } else if (node.op == NodeRecord::kLinearInt8) {
       const EpLinear call = linear_of(r, node);
-      const uint64_t bytes = linear_kernel().quantised_bytes(call.rows, call.in);
+      const uint64_t bytes = r.linear->quantised_bytes(call.rows, call.in);
       quantised = bytes > quantised ? bytes : quantised;
       r.packers[n] = packer_of(r, n, first);
       if (r.packers[n] == n && !pack(r, n, weights)) return "out of memory";
@@ -439,6 +429,9 @@ Region* region_load(const void* bytes, size_t count, int threads, const char** w
   *why_not = "out of memory";
   if (!region) return nullptr;
   region->threads = threads < 1 ? 1 : threads;
+  region->attention = ep_attention_kernel(nullptr);
+  region->norm = ep_norm_kernel(nullptr);
+  region->linear = ep_linear_kernel(nullptr);
   const unsigned char* first = static_cast<const unsigned char*>(bytes);
   *why_not = read(*region, first, count);
   if (!*why_not) {

@@ -22,6 +22,7 @@ from edgeprune.kernels.build import (
     ADAPTER_FLAGS,
     KERNEL_FLAGS,
     LINK_FLAGS,
+    NO_CPP_CODE,
     ZIG,
     build_library,
     sources,
@@ -180,5 +181,5 @@ def _key(target: Target, versions: dict[str, str]) -> str:
         for folder in folders
         for file in sorted((sources() / folder).glob("*"))
     ]
-    flags = (KERNEL_FLAGS, ADAPTER_FLAGS, LINK_FLAGS)
+    flags = (KERNEL_FLAGS, ADAPTER_FLAGS, NO_CPP_CODE, LINK_FLAGS)
     return files.content_hash(held, flags, vars(target), versions, ZIG)

@@ -28,6 +28,8 @@ KERNEL_FLAGS = (
     *("-Wall", "-Wextra", "-Werror"),
 )
 ADAPTER_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+# Of the C++ library the headers alone: its code, zig would compile for a minute first.
+NO_CPP_CODE = ("-fno-exceptions", "-fno-rtti", "-D_LIBCPP_VERBOSE_ABORT(...)=__builtin_abort()")
 # What debuggers read is six parts in seven, and names folders of this machine. Without -O, zig
 # compiles a runtime for debugging first: 8 s, not 4.
 LINK_FLAGS = ("-shared", "-O2", "-Wl,-s")
@@ -81,7 +83,7 @@ def _key(library: Library, target: Target, sdk: Path | None) -> str:
         for folder in folders
         for file in sorted((sources() / folder).glob("*"))
     ]
-    flags = (KERNEL_FLAGS, ADAPTER_FLAGS, LINK_FLAGS)
+    flags = (KERNEL_FLAGS, ADAPTER_FLAGS, NO_CPP_CODE, LINK_FLAGS)
     against = str(sdk) if sdk or not library.package else metadata.version(library.package)
     return files.content_hash(held, flags, vars(library), vars(target), against, ZIG)
 
@@ -97,11 +99,9 @@ def _compile(library: Library, target: Target, sdk: Path | None, out: Path) -> N
         done = pool.map(lambda job, out: zig("c++", target, *job, "-o", str(out)), jobs, objects)
         for (*_, source), _ in zip(jobs, done, strict=True):
             advance(note=Path(source).name)
-        # As C where that will do: zig would compile a C++ library first.
-        language = "c++" if library.with_cpp else "cc"
         system = _c_library(target, Path(folder)) if library.folders else ()
         flags = (*target.link_flags, *library.link_flags(sdk), *system)
-        zig(language, target, *LINK_FLAGS, *map(str, objects), *flags, "-o", str(out))
+        zig("cc", target, *LINK_FLAGS, *map(str, objects), *flags, "-o", str(out))
         advance(note=library.file)
 
 
@@ -118,7 +118,7 @@ def _c_library(target: Target, folder: Path) -> tuple[str, ...]:
 def _jobs(library: Library, target: Target, sdk: Path | None) -> Iterator[tuple[str, ...]]:
     """The arguments that compile each object, its source the last."""
     yield from kernel_jobs(target)
-    flags = ADAPTER_FLAGS if library.with_cpp else KERNEL_FLAGS
+    flags = (*ADAPTER_FLAGS, *NO_CPP_CODE) if library.with_cpp else KERNEL_FLAGS
     for folder in library.folders:
         for adapter in sorted((sources() / folder).glob("*.cc")):
             yield (*flags, *library.compile_flags(sdk), "-c", str(adapter))

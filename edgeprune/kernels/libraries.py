@@ -21,8 +21,8 @@ class Library:
         defines: for the compiler.
         includes: below the package.
         links: libraries below the package's ``lib``.
-        with_cpp: whether the adapters need the C++ library; else they are compiled as kernels are,
-            and need a few functions of the C library.
+        with_cpp: whether the adapters include headers of the C++ library; else they are compiled
+            as kernels are. All need a few functions of the C library.
     """
 
     file: str
@@ -70,7 +70,7 @@ class Library:
         """Refuse targets that the adapters cannot be built for.
 
         Raises:
-            InputError: they need a C++ library, and there is none.
+            InputError: they need a C++ library's headers, and there are none.
         """
         if self.with_cpp and not target.with_libc:
             raise InputError(
