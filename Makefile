@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet
 BY_TWO := --numprocesses 2 --dist loadgroup
 
+# Kept where Python is told to keep none, too: else each process compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test test-devices nightly lint wheel
 
 install: $(STAMP)

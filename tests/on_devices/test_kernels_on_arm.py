@@ -16,6 +16,9 @@ from native_programs import (
     run_kernels_test,
 )
 
+# The first test compiles for both.
+pytestmark = pytest.mark.xdist_group("kernels_on_arm")
+
 # What compilers call the extensions that kernels are written for.
 PROCESSORS = {"max": {"dotprod", "i8mm"}, "cortex-a76": {"dotprod"}, "cortex-a72": set[str]()}
 # The emulator takes 10 to 20 times as long as this machine.
