@@ -29,7 +29,11 @@ from edgeprune.program.graph import (
     value,
 )
 from edgeprune.program.masks import dtype_of, make_masks_additive
-from edgeprune.program.repeats import repeat_shared_heads, write_repeats_out
+from edgeprune.program.repeats import (
+    repeat_shared_heads,
+    write_repeats_out,
+    write_samples_apart,
+)
 
 CHECKS = (
     ATEN._assert_tensor_metadata,
@@ -59,6 +63,7 @@ def canonicalise(module: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...
     write_fillings_out(module)
     fold_constants(module)
     write_repeats_out(module)
+    write_samples_apart(module)
     annotate(module, example_inputs, memo)
     join_attention(module, example_inputs)
     repeat_shared_heads(module)

@@ -1,11 +1,21 @@
-"""Repeats in one form: each entry of a dimension several times in a row, by ``expand``."""
+"""Repeats in one form: a dimension of their own, by ``expand``, then joined with what repeats."""
 
 from __future__ import annotations
+
+import operator
 
 import torch
 from torch import fx
 
-from edgeprune.program.graph import ATEN, calls, emit, get_attribute, replace, shape
+from edgeprune.program.graph import (
+    ATEN,
+    calls,
+    emit,
+    get_attribute,
+    is_call,
+    replace,
+    shape,
+)
 
 
 def write_repeats_out(module: fx.GraphModule) -> None:
@@ -22,6 +32,24 @@ def write_repeats_out(module: fx.GraphModule) -> None:
         times = _times(module, index, shape(node.args[0])[axis])
         if times > 1:
             _write(module, node, node.args[0], times, axis)
+
+
+def write_samples_apart(module: fx.GraphModule) -> None:
+    """Write by ``expand`` what is repeated for each sample of a batch that is joined with heads.
+
+    Such attention computes [batch x heads, T, d]: tables of all heads are repeated for each sample,
+    those for any head for each head of each sample.
+    """
+    for node in calls(module.graph, ATEN.repeat.default):
+        source, times = node.args
+        if len(times) == len(shape(source)) and set(times[1:]) <= {1}:
+            _spread(module, node, source, [times[0], *shape(source)])
+    for node in calls(module.graph, ATEN.expand.default):
+        source, sizes = node.args[:2]
+        once = len(sizes) == len(shape(source)) and shape(source)[:1] == (1,)
+        if once and is_call(sizes[0], operator.mul):
+            heads, samples = sorted(sizes[0].args, key=lambda each: isinstance(each, fx.Node))
+            _spread(module, node, source, [samples, heads, *sizes[1:]])
 
 
 def repeat_shared_heads(module: fx.GraphModule) -> None:
@@ -55,6 +83,16 @@ def _repeated(source: fx.Node, times: int, axis: int) -> fx.Node:
     wide = emit(graph, ATEN.expand.default, tall, spread)
     sizes[axis] *= times
     return emit(graph, ATEN.reshape.default, wide, [-1, *sizes[1:]])
+
+
+def _spread(module: fx.GraphModule, node: fx.Node, source: fx.Node, sizes: list[object]) -> None:
+    """Let the first two of ``sizes``, joined, stand for ``node``, where the first is the batch."""
+    if not is_call(sizes[0], ATEN.sym_size) or isinstance(sizes[1], fx.Node):
+        return
+    with module.graph.inserting_before(node):
+        wide = emit(module.graph, ATEN.expand.default, source, sizes)
+        new = emit(module.graph, ATEN.reshape.default, wide, [-1, *shape(node)[1:]])
+    replace(node, new)
 
 
 def _taken(node: fx.Node) -> tuple[int, object]:

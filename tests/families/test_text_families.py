@@ -33,7 +33,7 @@ def inputs(family: Family, seed: int) -> tuple[torch.Tensor, ...]:
     return family.draw(3, seed, torch.float64)
 
 
-@pytest.mark.parametrize("name", [n for n in TEXT if n not in ("albert", "deberta_v2")])
+@pytest.mark.parametrize("name", [n for n in TEXT if n != "albert"])
 def test_every_attention_has_heads_of_its_own(name: str) -> None:
     found = sites(name)
     heads = [site for site in found.cuttable if site.axis in ("heads", "kv_groups")]
@@ -56,11 +56,8 @@ def test_dropped_tokens_are_as_good_as_hidden(name: str, keep: tuple[int, ...]) 
     assert checks.difference(as_tuple(apply(found.program, plan, found)(*given)), wanted) <= EXACT
 
 
-def test_disentangled_attention_says_why_its_heads_stay() -> None:
+def test_disentangled_attention_says_why_its_tokens_stay() -> None:
     found = sites("deberta_v2")
-    for layer in range(2):
-        why = found.get(f"body.encoder.layer.{layer}.heads").why_not or ""
-        assert "repeats it" in why
     assert "joins the batch" in (found.get("body.encoder.layer.0.tokens").why_not or "")
 
 

@@ -130,7 +130,9 @@ def test_a_mask_that_fills_becomes_a_finite_sum() -> None:
 
 
 def test_canonical_form_is_reached_once() -> None:
-    for _, program in (shared_bias(), (None, capture(Parallel(), (noise(2, 3, WIDTH, seed=0),)))):
+    joined = capture(JoinedWithBatch(), (noise(2, TOKENS, WIDTH, seed=0),))
+    parallel = capture(Parallel(), (noise(2, 3, WIDTH, seed=0),))
+    for program in (shared_bias()[1], parallel, joined):
         before = program.fingerprint
         canonicalise(program.module, program.example_inputs)
         assert (
@@ -196,3 +198,37 @@ def test_entries_taken_in_another_order_are_no_repeats() -> None:
     model = Repeated(lambda x: x[:, torch.tensor([0, 1, 0, 1])]).eval()
     found = find_sites(capture(model, (noise(3, TOKENS, WIDTH, seed=0),)))
     assert not {"kv_groups", "queries_per_group"} & {site.name for site in found.cuttable}
+
+
+class JoinedWithBatch(nn.Module):
+    """Attention over [batch x heads, T, d] whose tables are repeated for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.far = nn.Parameter(noise(HEADS, TOKENS, WIDTH // HEADS, seed=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            each.unflatten(2, (HEADS, -1)).transpose(1, 2).flatten(0, 1)
+            for each in self.up(x).chunk(3, -1)
+        )
+        q = q + k[:, :1].expand(k.shape[0], TOKENS, -1)
+        near = torch.arange(TOKENS).sub(torch.arange(TOKENS)[:, None]).abs()
+        far = torch.bmm(q, self.far.repeat(x.shape[0], 1, 1).mT)
+        scores = torch.bmm(q, k.mT) + far.gather(-1, near[None].expand(q.shape[0], -1, -1))
+        mixed = torch.bmm(scores.softmax(-1), v).unflatten(0, (-1, HEADS))
+        return self.down(mixed.transpose(1, 2).flatten(2))
+
+
+def test_heads_joined_with_the_batch_are_cut_with_the_tables_repeated_for_it() -> None:
+    program = capture(
+        JoinedWithBatch().double().eval(), (noise(3, TOKENS, WIDTH, seed=0).double(),)
+    )
+    found = find_sites(program)
+    (heads,) = (site for site in found.cuttable if ("far", 0) in site.weights)
+    plan = Plan(program.fingerprint, {heads.name: (1,)})
+    slim, gated = apply(program, plan, found), masked(found, plan)
+    given = noise(5, TOKENS, WIDTH, seed=2).double()
+    assert torch.allclose(slim(given), gated(given), atol=1e-12)
+    assert slim.tensors["far"].shape == (1, TOKENS, WIDTH // HEADS)

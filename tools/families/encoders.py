@@ -100,7 +100,7 @@ def albert() -> nn.Module:
     return First(AlbertModel(AlbertConfig(**SIZES, embedding_size=16), add_pooling_layer=False))
 
 
-@family("deberta_v2", padded_words(), ("ffn", "sublayer", "layer"))
+@family("deberta_v2", padded_words(), ("heads", "ffn", "sublayer", "layer"))
 def deberta_v2() -> nn.Module:
     """He et al. 2021: words and places attend to each other apart, through gathers."""
     config = DebertaV2Config(

@@ -32,9 +32,16 @@ def reshape_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
 
 @literals(ATEN.expand)
 def expand_literals(node: fx.Node, sizes: Sizes) -> tuple[Any, ...]:
-    """Every size in numbers, but for the batch and what is computed from it."""
-    pairs = zip(node.args[1], sizes(node), strict=True)
-    new = [old if size is None or isinstance(old, fx.Node) else size for old, size in pairs]
+    """Every size in numbers, but for the batch and what is computed from it.
+
+    Of these, one that is not repeated is -1: it may be a product of the batch and of what is cut.
+    """
+    before, after = shape(node.args[0]), shape(node)
+    before = (0,) * (len(after) - len(before)) + before
+    new = [
+        size if size is not None and not isinstance(old, fx.Node) else old if had != has else -1
+        for old, size, had, has in zip(node.args[1], sizes(node), before, after, strict=True)
+    ]
     return (node.args[0], new, *node.args[2:])
 
 
