@@ -58,7 +58,8 @@ def _page() -> Iterator[None]:
     if len(rows) != len(FAULTS) or any(len(told) < len(DEVICES) for told in rows.values()):
         return
     lines = []
-    for (fault, step), told in rows.items():
+    for fault, step in FAULTS:
+        told = rows[fault, step]
         kinds = {"": told["ssh"]} if told["ssh"] == told["adb"] else told
         for kind, (words, when) in kinds.items():
             lines.append(f"| {fault}{f', {kind}' * bool(kind)} | {step} | {words} | {when} |\n")
